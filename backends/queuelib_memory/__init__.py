@@ -1,0 +1,52 @@
+"""memory:// keeps everything in this process: for tests, and to read the whole contract without a server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from queuelib.ports import Redelivery, ResultBackend, Settlement, TransportCapabilities, TransportSettings
+from queuelib_memory.results import MemoryResults, MemorySettlement
+from queuelib_memory.server import server_named
+from queuelib_memory.transport import Channel
+
+__all__ = ["BACKEND", "MemoryBackend"]
+
+
+class MemoryBackend:
+    """The backend of memory:// and memory://NAME; each name is a server of its own."""
+
+    name = "memory"
+    schemes = ("memory",)
+
+    def transport(self, url: str, namespace: str) -> TransportSettings:  # noqa: ARG002 - queues carry the namespace
+        """Return the settings of the kombu transport."""
+        return TransportSettings(
+            url="qlmemory://localhost/" + _server_name(url),
+            alias=("qlmemory", "queuelib_memory.transport:Transport"),
+            capabilities=TransportCapabilities(
+                has_batch_verbs=True,
+                redelivery=Redelivery.LEASE,
+                recovery=0.0,
+                delays=True,
+                deduplicates=True,
+                wakes=True,
+                crosses_processes=False,
+            ),
+        )
+
+    def results(self, url: str, namespace: str, keep: float) -> ResultBackend:  # noqa: ARG002
+        """Return the result backend."""
+        return MemoryResults(server_named(_server_name(url)), keep)
+
+    def join(self, channel: Any, results: ResultBackend) -> Settlement | None:
+        """Return one door if both are the same server."""
+        if isinstance(channel, Channel) and isinstance(results, MemoryResults) and channel.server is results.server:
+            return MemorySettlement(channel, results)
+        return None
+
+
+BACKEND = MemoryBackend()
+
+
+def _server_name(url: str) -> str:
+    return url.partition("://")[2].strip("/") or "default"

@@ -1,0 +1,112 @@
+"""The result backend of memory://: every method of the port, without a server."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from queuelib.ports import Cancelled, QuarantineItem, ResultCapabilities, Settled, WorkerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from queuelib.ids import Key
+    from queuelib.message import Outgoing
+    from queuelib.outcome import Record
+    from queuelib_memory.server import MemoryServer
+    from queuelib_memory.transport import Channel
+
+__all__ = ["MemoryResults", "MemorySettlement"]
+
+
+class MemoryResults:
+    """Outcomes in this process."""
+
+    capabilities = ResultCapabilities(records=True, crosses_processes=False, cancels_at_once=True)
+
+    def __init__(self, server: MemoryServer, keep: float) -> None:
+        self.server = server
+        self.keep = keep
+
+    def accept(self, frames: Sequence[Outgoing]) -> None:
+        """Remember bundles."""
+        self.server.accept(frames)
+
+    def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:  # noqa: ARG002 - everybody is woken
+        """Store records."""
+        return self.server.store(records, self.keep)
+
+    def fetch(self, keys: Sequence[Key]) -> list[Record | None]:
+        """Return what is known."""
+        return [self.server.fetch(key) for key in keys]
+
+    def wait(self, keys: Sequence[Key], timeout: float) -> None:
+        """Wait for the next record of these jobs."""
+        with self.server.changed:
+            end = time.monotonic() + timeout
+            while not any((r := self.server.records.get(key)) is not None and r.is_final for key in keys):
+                left = end - time.monotonic()
+                if left <= 0 or not self.server.changed.wait(left):
+                    return
+
+    def forget(self, keys: Sequence[Key]) -> None:
+        """Drop endings."""
+        with self.server.lock:
+            for key in keys:
+                self.server.records.pop(key, None)
+
+    def inbox(self) -> str:
+        """Return no address: the condition variable wakes everybody."""
+        return ""
+
+    def cancel(self, keys: Sequence[Key]) -> None:
+        """Mark jobs."""
+        self.server.cancel(keys, self.keep)
+
+    def cancelled(self, cursor: Any) -> Cancelled:
+        """Return new marks; the cursor is a position in the list."""
+        with self.server.lock:
+            marks = self.server.marks
+            return Cancelled(marks[cursor or 0 :], len(marks))
+
+    def quarantine(self, items: Sequence[QuarantineItem]) -> None:
+        """Set aside."""
+        self.server.set_aside(items)
+
+    def quarantined(self) -> list[QuarantineItem]:
+        """Return what is set aside."""
+        with self.server.lock:
+            return list(self.server.quarantine.values())
+
+    def release(self, ids: Sequence[str]) -> None:
+        """Remove from the quarantine."""
+        with self.server.lock:
+            for item in ids:
+                self.server.quarantine.pop(item, None)
+
+    def announce(self, worker: WorkerInfo, lifetime: float) -> None:
+        """List a worker."""
+        with self.server.lock:
+            self.server.workers[worker.name] = (worker, time.monotonic() + lifetime)
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return live workers."""
+        with self.server.lock:
+            return [info for info, end in self.server.workers.values() if end > time.monotonic()]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class MemorySettlement:
+    """Records and acknowledgements under one lock."""
+
+    def __init__(self, channel: Channel, results: MemoryResults) -> None:
+        self._channel = channel
+        self._results = results
+
+    def settle(self, batch: Sequence[Settled]) -> list[bool]:
+        """Write a batch."""
+        for settled in batch:
+            settled.successors = self._channel.to_queues(settled.successors)
+        return self._channel.server.settle(self._channel.owner, batch, self._results.keep)

@@ -1,0 +1,232 @@
+"""The server that memory:// talks to: everything a broker and a result backend keep, in this process and locked."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from queuelib.outcome import CANCELLED, QUEUED, RETRYING, SCHEDULED, Record, supersedes
+from queuelib.ports import Delivery, QuarantineItem, Settled, WorkerInfo
+
+if TYPE_CHECKING:
+    from queuelib.ids import Key
+    from queuelib.message import Outgoing
+
+__all__ = ["MemoryServer", "server_named"]
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    queue: str
+    bundle: bytes
+    frame: bytes
+    published: float
+    redelivered: bool = False
+    owner: object | None = None
+
+
+@dataclass
+class MemoryServer:
+    """State shared by all connections to one memory:// URL; every method is atomic."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    queues: dict[str, deque[_Item]] = field(default_factory=dict[str, "deque[_Item]"])
+    delayed: list[tuple[float, int, _Item]] = field(default_factory=list["tuple[float, int, _Item]"])
+    taken: dict[object, set[_Item]] = field(default_factory=dict[object, "set[_Item]"])
+    sizes: dict[bytes, tuple[int, float | None]] = field(default_factory=dict[bytes, "tuple[int, float | None]"])
+    records: dict[Key, Record] = field(default_factory=dict["Key", Record])
+    marks: list[Key] = field(default_factory=list["Key"])
+    quarantine: dict[str, QuarantineItem] = field(default_factory=dict[str, QuarantineItem])
+    workers: dict[str, tuple[WorkerInfo, float]] = field(default_factory=dict[str, "tuple[WorkerInfo, float]"])
+    takers: dict[object, tuple[int, Callable[[], None]]] = field(default_factory=dict)
+    pulse: int = 0  # one more after each batch of records
+    _number: int = 0
+
+    def __post_init__(self) -> None:
+        self.changed = threading.Condition(self.lock)
+
+    # Messages
+
+    def publish(self, frames: Sequence[Outgoing]) -> None:
+        """Accept frames, each new bundle id once."""
+        now = time.time()
+        with self.lock:
+            for frame in frames:
+                if frame.bundle and not frame.is_successor:
+                    if frame.bundle in self.sizes:
+                        continue
+                    self.sizes[frame.bundle] = (frame.size, frame.due)
+                self._enqueue(_Item(frame.color, frame.bundle, frame.frame, now), frame.due)
+            self._wake_takers()
+
+    def take(self, owner: object, room: Mapping[str, int]) -> list[Delivery]:
+        """Claim at most `room[queue]` frames of each queue for an owner."""
+        with self.lock:
+            self._promote()
+            mine = self.taken.setdefault(owner, set())
+            deliveries: list[Delivery] = []
+            for queue, count in room.items():
+                waiting = self.queues.get(queue, ())
+                for _ in range(min(count, len(waiting))):
+                    item = self.queues[queue].popleft()
+                    item.owner = owner
+                    mine.add(item)
+                    deliveries.append(Delivery(item.frame, queue, item, item.redelivered, item.published))
+            return deliveries
+
+    def acknowledge(self, owner: object, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Delete claimed frames; return the deliveries that belong to somebody else by now."""
+        with self.lock:
+            return [delivery for delivery in deliveries if not self._drop(owner, delivery)]
+
+    def give_back(self, owner: object, deliveries: Sequence[Delivery], delay: float, *, died: bool = False) -> None:
+        """Release claimed frames to the heads of their queues, in their order."""
+        with self.lock:
+            for delivery in reversed(deliveries):
+                item: _Item = delivery.tag
+                if not self._drop(owner, delivery):
+                    continue
+                item.owner, item.redelivered = None, item.redelivered or died
+                if delay > 0:
+                    self._enqueue(item, time.time() + delay)
+                else:
+                    self.queues.setdefault(item.queue, deque()).appendleft(item)
+            self._wake_takers()
+
+    def leave(self, owner: object, *, died: bool = False) -> None:
+        """Release all that an owner holds; `died` marks it as redelivered."""
+        with self.lock:
+            held = sorted(self.taken.get(owner, ()), key=lambda item: item.published)
+            self.give_back(owner, [Delivery(item.frame, item.queue, item) for item in held], 0.0, died=died)
+            self.taken.pop(owner, None)
+            self.takers.pop(owner, None)
+
+    def settle(self, owner: object, batch: Sequence[Settled], keep: float) -> list[bool]:
+        """Write records, quarantine and successors and delete the deliveries, all at once."""
+        with self.lock:
+            mine = self.taken.get(owner, set())
+            held = [settled.delivery.tag in mine for settled in batch]
+            for settled, is_ours in zip(batch, held, strict=True):
+                self.store([r for r in settled.records if is_ours or r.state == "succeeded"], keep)
+                if not is_ours:
+                    continue
+                self.set_aside(settled.quarantined)
+                self.publish(settled.successors)
+                if settled.is_complete:
+                    self._drop(owner, settled.delivery)
+            return held
+
+    def next_due(self) -> float | None:
+        """Return when the next delayed frame is due."""
+        with self.lock:
+            return self.delayed[0][0] if self.delayed else None
+
+    def size(self, queue: str) -> int:
+        """Return how many frames wait in a queue, due or not."""
+        with self.lock:
+            return len(self.queues.get(queue, ())) + sum(item.queue == queue for _, _, item in self.delayed)
+
+    def purge(self, queue: str) -> int:
+        """Delete what waits in a queue."""
+        with self.lock:
+            count = self.size(queue)
+            self.queues.pop(queue, None)
+            self.delayed = [entry for entry in self.delayed if entry[2].queue != queue]
+            return count
+
+    # Records
+
+    def accept(self, frames: Sequence[Outgoing]) -> None:
+        """Remember bundles that travel over another transport."""
+        with self.lock:
+            for frame in frames:
+                self.sizes.setdefault(frame.bundle, (frame.size, frame.due))
+
+    def store(self, records: Sequence[Record], keep: float) -> list[bool]:
+        """Store what supersedes what is there."""
+        with self.changed:
+            stands = [supersedes(record, self.records.get(record.key)) for record in records]
+            self.records.update({r.key: r for r, stand in zip(records, stands, strict=True) if stand})
+            self._forget_old(keep)
+            self.pulse += 1
+            self.changed.notify_all()
+            return stands
+
+    def fetch(self, key: Key) -> Record | None:
+        """Return what is known of a job."""
+        with self.lock:
+            record = self.records.get(key)
+            if record is not None:
+                return record
+            size, due = self.sizes.get(key.bundle, (0, None))
+            if key.index >= size:
+                return None
+            return Record(key, SCHEDULED if due and due > time.time() else QUEUED)
+
+    def cancel(self, keys: Sequence[Key], keep: float) -> None:
+        """Mark jobs; end at once those whose bundle nobody holds."""
+        with self.lock:
+            self.marks.extend(keys)
+            held = {item.bundle for items in self.taken.values() for item in items}
+            now = time.time()
+            self.store([Record(key, CANCELLED, at=now) for key in keys if self._is_waiting(key, held)], keep)
+
+    def set_aside(self, items: Sequence[QuarantineItem]) -> None:
+        """Add to the quarantine."""
+        with self.lock:
+            self.quarantine.update({item.id: item for item in items})
+
+    def _is_waiting(self, key: Key, held: set[bytes]) -> bool:
+        known = self.fetch(key)
+        return known is not None and known.state in (QUEUED, SCHEDULED, RETRYING) and key.bundle not in held
+
+    def _enqueue(self, item: _Item, due: float | None) -> None:
+        if due is not None and due > time.time():
+            self._number += 1
+            heappush(self.delayed, (due, self._number, item))
+        else:
+            self.queues.setdefault(item.queue, deque()).append(item)
+
+    def _promote(self) -> None:
+        now = time.time()
+        while self.delayed and self.delayed[0][0] <= now:
+            item = heappop(self.delayed)[2]
+            self.queues.setdefault(item.queue, deque()).append(item)
+
+    def _drop(self, owner: object, delivery: Delivery) -> bool:
+        mine = self.taken.get(owner, set())
+        is_ours = delivery.tag in mine
+        mine.discard(delivery.tag)
+        return is_ours
+
+    def _wake_takers(self) -> None:
+        for _, wake in self.takers.values():
+            wake()
+
+    def _forget_old(self, keep: float) -> None:
+        oldest = time.time() - keep
+        while self.records:
+            key, record = next(iter(self.records.items()))
+            if not record.at or record.at > oldest:
+                break
+            del self.records[key]
+            self.sizes.pop(key.bundle, None)
+
+
+_servers: dict[str, MemoryServer] = {}
+_servers_lock = threading.Lock()
+
+
+def server_named(name: str) -> MemoryServer:
+    """Return this process's server of that name; a forked child starts with empty ones."""
+    with _servers_lock:
+        return _servers.setdefault(name, MemoryServer())
+
+
+os.register_at_fork(after_in_child=_servers.clear)

@@ -1,0 +1,103 @@
+"""Waking another process: a named FIFO for each waiter, and a byte in it when there is something new.
+
+Nothing is lost when a byte is: whoever waits looks again by itself now and then. A FIFO without a reader is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import threading
+import uuid
+from pathlib import Path
+
+__all__ = ["Bell", "Ringer"]
+
+
+class Bell:
+    """The reading end: one FIFO, on which any number of this process's threads wait."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = str(folder / f"wake-{uuid.uuid4().hex}")
+        os.mkfifo(self.path, 0o600)
+        # Opened for writing too, so that it never reads as closed while no writer is there.
+        self.fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._condition = threading.Condition()
+        self._rings = 0
+        self._somebody_listens = False
+
+    @property
+    def rings(self) -> int:
+        """How often it rang; read this before looking, and give it to `wait`."""
+        return self._rings
+
+    def wait(self, since: int, timeout: float) -> None:
+        """Return when it has rung after `since`, or after `timeout` seconds."""
+        with self._condition:
+            if self._rings != since:
+                return
+            if self._somebody_listens:
+                self._condition.wait(timeout)
+                return
+            self._somebody_listens = True
+        try:
+            has_rung = bool(select.select([self.fd], [], [], timeout)[0])
+            if has_rung:
+                self.silence()
+        finally:
+            with self._condition:
+                self._somebody_listens = False
+                self._rings += 1  # even without a ring: the next listener must be found
+                self._condition.notify_all()
+
+    def silence(self) -> None:
+        """Read away what is in the FIFO."""
+        try:
+            while len(os.read(self.fd, 4096)) == 4096:  # noqa: PLR2004 - the size asked for: there may be more
+                pass
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        """Remove the FIFO."""
+        os.close(self.fd)
+        Path(self.path).unlink(missing_ok=True)
+
+
+class Ringer:
+    """The writing end: keeps the FIFOs that it wrote to open."""
+
+    def __init__(self) -> None:
+        self._fds: dict[str, int] = {}
+
+    def ring(self, path: str) -> bool:
+        """Wake the reader of a FIFO; return False if there is none any more, and remove the file."""
+        try:
+            fd = self._fds.get(path)
+            if fd is None:
+                fd = self._fds[path] = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.write(fd, b"\0")
+        except BlockingIOError:
+            return True  # it is full: the reader has enough reasons to wake up
+        except OSError as error:
+            self._forget(path)
+            if error.errno in (errno.ENXIO, errno.EPIPE, errno.ENOENT):
+                Path(path).unlink(missing_ok=True)
+                return False
+            raise
+        return True
+
+    def keep_only(self, paths: set[str]) -> None:
+        """Close the FIFOs of waiters that left."""
+        for path in set(self._fds) - paths:
+            self._forget(path)
+
+    def close(self) -> None:
+        """Close all."""
+        self.keep_only(set())
+
+    def _forget(self, path: str) -> None:
+        fd = self._fds.pop(path, None)
+        if fd is not None:
+            os.close(fd)

@@ -1,0 +1,82 @@
+"""The statements behind the transport's verbs, each to be run inside a transaction of a store."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from queuelib.ports import Delivery
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from queuelib.message import Outgoing
+
+__all__ = ["accept", "delete", "insert", "promote", "release", "release_all", "take"]
+
+
+def accept(connection: sqlite3.Connection, frames: Iterable[Outgoing]) -> list[Outgoing]:
+    """Note bundle ids that are given out; return the frames whose id is new."""
+    fresh: list[Outgoing] = []
+    for frame in frames:
+        row = (frame.bundle, frame.size, frame.due or 0.0)
+        if connection.execute("INSERT OR IGNORE INTO bundle VALUES (?, ?, ?)", row).rowcount:
+            fresh.append(frame)
+    return fresh
+
+
+def insert(connection: sqlite3.Connection, frames: Iterable[Outgoing], topics: set[str]) -> None:
+    """Add messages, and their queues to the topics to ring for."""
+    now = time.time()
+    rows = [(f.color, f.due if f.due and f.due > now else 0.0, now, f.bundle or None, f.frame) for f in frames]
+    connection.executemany("INSERT INTO message (queue, due, published, bundle, frame) VALUES (?, ?, ?, ?, ?)", rows)
+    topics.update("queue:" + row[0] for row in rows)
+
+
+def take(connection: sqlite3.Connection, owner: int, room: Mapping[str, int]) -> list[Delivery]:
+    """Claim the oldest ready messages of each queue."""
+    deliveries: list[Delivery] = []
+    for queue, count in room.items():
+        if count <= 0:
+            continue
+        rows = connection.execute(
+            "UPDATE message SET owner = ? WHERE id IN (SELECT id FROM message WHERE queue = ? AND owner IS NULL AND due = 0 "
+            "ORDER BY id LIMIT ?) RETURNING id, frame, redelivered, published",
+            (owner, queue, count),
+        ).fetchall()
+        rows.sort()  # RETURNING has no order
+        deliveries += [Delivery(frame, queue, row, bool(again), published) for row, frame, again, published in rows]
+    return deliveries
+
+
+def promote(connection: sqlite3.Connection, topics: set[str]) -> None:
+    """Make delayed messages ready whose time has come."""
+    rows = connection.execute("UPDATE message SET due = 0 WHERE due > 0 AND due <= ? RETURNING queue", (time.time(),))
+    topics.update("queue:" + queue for (queue,) in rows.fetchall())
+
+
+def delete(connection: sqlite3.Connection, owner: int, row: int) -> bool:
+    """Delete a claimed message; return whether it was still ours."""
+    return connection.execute("DELETE FROM message WHERE id = ? AND owner = ?", (row, owner)).rowcount > 0
+
+
+def release(
+    connection: sqlite3.Connection, owner: int, deliveries: Sequence[Delivery], delay: float, topics: set[str]
+) -> None:
+    """Give claimed messages back, unchanged; they keep their places."""
+    due = time.time() + delay if delay > 0 else 0.0
+    connection.executemany(
+        "UPDATE message SET owner = NULL, due = ? WHERE id = ? AND owner = ?",
+        [(due, delivery.tag, owner) for delivery in deliveries],
+    )
+    topics.update("queue:" + delivery.color for delivery in deliveries)
+
+
+def release_all(connection: sqlite3.Connection, owner: int, *, died: bool, topics: set[str]) -> None:
+    """Release everything that an owner holds, and forget the owner."""
+    rows = connection.execute(
+        "UPDATE message SET owner = NULL, redelivered = redelivered OR ? WHERE owner = ? RETURNING queue", (died, owner)
+    )
+    topics.update("queue:" + queue for (queue,) in rows.fetchall())
+    connection.execute("DELETE FROM owner WHERE id = ?", (owner,))

@@ -1,0 +1,248 @@
+"""Outcomes in the SQLite file, and the one transaction that settles messages and outcomes together."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from queuelib.ids import Key
+from queuelib.outcome import CANCELLED, QUEUED, SCHEDULED, SUCCEEDED, Record, supersedes
+from queuelib.ports import Cancelled, QuarantineItem, ResultCapabilities, Settled, WorkerInfo
+from queuelib_sqlite import messages
+from queuelib_sqlite.fifo import Bell
+from queuelib_sqlite.store import Store
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from queuelib.message import Outgoing
+    from queuelib_sqlite.transport import Channel
+
+__all__ = ["SqliteResults", "SqliteSettlement"]
+
+_OUTCOME = "outcome"  # the topic of clients that wait
+_LONGEST_NAP = 1.0  # seconds; a lost ring only delays
+_SWEEP_EVERY = 60.0  # seconds between two deletions of what was kept long enough
+_FIND = "SELECT state, attempt, body, at FROM outcome WHERE bundle = ? AND position = ?"
+_FREE = "SELECT 1 FROM message WHERE bundle = ? AND owner IS NOT NULL"
+
+
+class SqliteResults:
+    """The result backend of a queuelib file."""
+
+    capabilities = ResultCapabilities(records=True, survives_restart=True, cancels_at_once=True)
+
+    def __init__(self, path: Path, keep: float) -> None:
+        self.path = path
+        self.keep = keep
+        self._store = Store(path, synchronous="NORMAL")  # a power cut can only repeat a job
+        self._bell: Bell | None = None
+        self._swept = 0.0
+
+    def accept(self, frames: Sequence[Outgoing]) -> None:
+        """Remember bundles that travel over another transport."""
+        with self._store.write() as connection:
+            messages.accept(connection, frames)
+
+    def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:  # noqa: ARG002 - FIFOs are registered
+        """Store what supersedes what is there."""
+        with self._store.write() as connection:
+            stands = write_records(connection, records)
+            self._store.rung.add(_OUTCOME)
+            self.sweep(connection)
+        return stands
+
+    def fetch(self, keys: Sequence[Key]) -> list[Record | None]:
+        """Return what is known of each job."""
+        with self._store.read() as connection:
+            return [_fetch(connection, key) for key in keys]
+
+    def wait(self, keys: Sequence[Key], timeout: float) -> None:
+        """Wait for a ring, then for one of these jobs to have ended."""
+        bell = self._own_bell()
+        end = time.monotonic() + timeout
+        while True:
+            rings = bell.rings
+            left = end - time.monotonic()
+            if left <= 0 or any(record is not None and record.is_final for record in self.fetch(keys)):
+                return
+            bell.wait(rings, min(left, _LONGEST_NAP))
+
+    def forget(self, keys: Sequence[Key]) -> None:
+        """Drop endings."""
+        with self._store.write() as connection:
+            connection.executemany("DELETE FROM outcome WHERE bundle = ? AND position = ?", keys)
+
+    def inbox(self) -> str:
+        """Return no address: waiting clients register a FIFO."""
+        return ""
+
+    def cancel(self, keys: Sequence[Key]) -> None:
+        """Mark jobs, and end those at once that no worker holds."""
+        now = time.time()
+        with self._store.write() as connection:
+            connection.executemany(
+                "INSERT INTO cancel (bundle, position, at) VALUES (?, ?, ?)", [(*key, now) for key in keys]
+            )
+            waiting = [key for key in keys if _is_waiting(connection, key)]
+            write_records(connection, [Record(key, CANCELLED, at=now) for key in waiting])
+            self._store.rung.add(_OUTCOME)
+
+    def cancelled(self, cursor: Any) -> Cancelled:
+        """Return new marks; the cursor is the last row seen."""
+        with self._store.read() as connection:
+            rows = connection.execute(
+                "SELECT id, bundle, position FROM cancel WHERE id > ? ORDER BY id", (cursor or 0,)
+            ).fetchall()
+        return Cancelled([Key(bundle, position) for _, bundle, position in rows], rows[-1][0] if rows else cursor)
+
+    def quarantine(self, items: Sequence[QuarantineItem]) -> None:
+        """Set messages aside."""
+        with self._store.write() as connection:
+            write_quarantine(connection, items)
+
+    def quarantined(self) -> list[QuarantineItem]:
+        """Return what is set aside, oldest first."""
+        with self._store.read() as connection:
+            rows = connection.execute("SELECT id, color, reason, frame, at FROM quarantine ORDER BY number").fetchall()
+        return [QuarantineItem(*row) for row in rows]
+
+    def release(self, ids: Sequence[str]) -> None:
+        """Remove from the quarantine."""
+        with self._store.write() as connection:
+            connection.executemany("DELETE FROM quarantine WHERE id = ?", [(item,) for item in ids])
+
+    def announce(self, worker: WorkerInfo, lifetime: float) -> None:
+        """List a worker until it is heard of no more."""
+        info = msgpack.packb((worker.name, worker.host, worker.pid, worker.colors, worker.tasks, worker.at))
+        with self._store.write() as connection:
+            if lifetime <= 0:
+                connection.execute("DELETE FROM worker WHERE name = ?", (worker.name,))
+            else:
+                row = (worker.name, info, time.time() + lifetime)
+                connection.execute("INSERT OR REPLACE INTO worker VALUES (?, ?, ?)", row)
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return live workers."""
+        with self._store.read() as connection:
+            rows = connection.execute("SELECT info FROM worker WHERE until > ?", (time.time(),)).fetchall()
+        return [_worker(msgpack.unpackb(info)) for (info,) in rows]
+
+    def close(self) -> None:
+        """Close the connection and remove the FIFO."""
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            self._store.unregister(bell.path)
+            bell.close()
+        self._store.close()
+
+    def sweep(self, connection: sqlite3.Connection) -> None:
+        """Now and then, delete what was kept long enough; inside the caller's transaction."""
+        now = time.time()
+        if now - self._swept < _SWEEP_EVERY:
+            return
+        self._swept = now
+        before = now - self.keep
+        oldest_id = int(max(0.0, before) * 1000).to_bytes(6, "big")  # ids begin with their time of birth
+        old = "SELECT bundle, position FROM outcome WHERE bundle < ? AND at < ? LIMIT 5000"
+        rows = connection.execute(old, (oldest_id, before)).fetchall()
+        connection.executemany("DELETE FROM outcome WHERE bundle = ? AND position = ?", rows)
+        connection.executemany(
+            "DELETE FROM bundle WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM outcome WHERE bundle = ?1) "
+            "AND NOT EXISTS (SELECT 1 FROM message WHERE bundle = ?1)",
+            {(bundle,) for bundle, _ in rows},
+        )
+        connection.execute("DELETE FROM cancel WHERE at < ?", (before,))
+        connection.execute("DELETE FROM worker WHERE until < ?", (now,))
+
+    def _own_bell(self) -> Bell:
+        with self._store.lock:
+            if self._bell is None or not self._store.is_mine:
+                _ = self._store.connection
+                self._bell = Bell(self._store.folder)
+                self._store.register(self._bell.path, (_OUTCOME,))
+            return self._bell
+
+
+class SqliteSettlement:
+    """Records, quarantine, successors and acknowledgements of a batch in one transaction."""
+
+    def __init__(self, channel: Channel, results: SqliteResults) -> None:
+        self._channel = channel
+        self._results = results
+
+    def settle(self, batch: Sequence[Settled]) -> list[bool]:
+        """Write a batch; of a delivery that is not ours any more, only the successes."""
+        owner = self._channel.owner
+        held: list[bool] = []
+        store = self._channel.store
+        with store.write() as connection:
+            for settled in batch:
+                is_ours = _is_ours(connection, owner, settled)
+                held.append(is_ours)
+                write_records(connection, [r for r in settled.records if is_ours or r.state == SUCCEEDED])
+                if is_ours:
+                    write_quarantine(connection, settled.quarantined)
+                    messages.insert(connection, self._channel.to_queues(settled.successors), store.rung)
+            if any(settled.records for settled in batch):
+                store.rung.add(_OUTCOME)
+            self._results.sweep(connection)
+        return held
+
+
+def write_records(connection: sqlite3.Connection, records: Sequence[Record]) -> list[bool]:
+    """Write the records that supersede what is there; return which did."""
+    stands: list[bool] = []
+    for record in records:
+        row = (*record.key, record.state, record.attempt, record.at, record.body)
+        is_first = connection.execute("INSERT OR IGNORE INTO outcome VALUES (?, ?, ?, ?, ?, ?)", row).rowcount > 0
+        if not is_first and supersedes(record, _found(connection, record.key)):
+            connection.execute("INSERT OR REPLACE INTO outcome VALUES (?, ?, ?, ?, ?, ?)", row)
+            is_first = True
+        stands.append(is_first)
+    return stands
+
+
+def write_quarantine(connection: sqlite3.Connection, items: Sequence[QuarantineItem]) -> None:
+    """Write items to the quarantine."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO quarantine (id, color, reason, frame, at) VALUES (?, ?, ?, ?, ?)",
+        [(item.id, item.color, item.reason, item.frame, item.at) for item in items],
+    )
+
+
+def _is_ours(connection: sqlite3.Connection, owner: int, settled: Settled) -> bool:
+    row = settled.delivery.tag
+    if settled.is_complete:
+        return messages.delete(connection, owner, row)
+    return connection.execute("SELECT 1 FROM message WHERE id = ? AND owner = ?", (row, owner)).fetchone() is not None
+
+
+def _found(connection: sqlite3.Connection, key: Key) -> Record | None:
+    row = connection.execute(_FIND, key).fetchone()
+    return None if row is None else Record(key, *row)
+
+
+def _fetch(connection: sqlite3.Connection, key: Key) -> Record | None:
+    record = _found(connection, key)
+    if record is not None:
+        return record
+    row = connection.execute("SELECT size, due FROM bundle WHERE id = ?", (key.bundle,)).fetchone()
+    if row is None or key.index >= row[0]:
+        return None
+    return Record(key, SCHEDULED if row[1] > time.time() else QUEUED)
+
+
+def _is_waiting(connection: sqlite3.Connection, key: Key) -> bool:
+    record = _fetch(connection, key)
+    is_known = record is not None and not record.is_final
+    return is_known and connection.execute(_FREE, (key.bundle,)).fetchone() is None
+
+
+def _worker(values: list[Any]) -> WorkerInfo:
+    name, host, pid, colors, tasks, at = values
+    return WorkerInfo(name, host, pid, tuple(colors), tuple(tasks), at)

@@ -1,0 +1,66 @@
+-- The whole state of a queuelib file. user_version names this layout; a newer one is refused.
+-- Wall times are in seconds since 1970. A queue is "<namespace>.<color>".
+
+CREATE TABLE message (                      -- what is to be done; a row lives until it is acknowledged
+    id INTEGER PRIMARY KEY AUTOINCREMENT,   -- also the order within a queue; a message given back keeps its place
+    queue TEXT NOT NULL,
+    due REAL NOT NULL DEFAULT 0,            -- 0: ready
+    owner INTEGER,                          -- the taker's row in `owner`; null: free
+    redelivered INTEGER NOT NULL DEFAULT 0, -- an earlier owner died holding it
+    published REAL NOT NULL,
+    bundle BLOB,                            -- null for messages of plain kombu programs
+    frame BLOB NOT NULL
+);
+CREATE INDEX message_ready ON message (queue, id) WHERE owner IS NULL AND due = 0;
+CREATE INDEX message_due ON message (due) WHERE due > 0;
+CREATE INDEX message_owner ON message (owner) WHERE owner IS NOT NULL;
+CREATE INDEX message_bundle ON message (bundle) WHERE bundle IS NOT NULL;
+
+CREATE TABLE owner (                        -- a taker: alive while somebody holds the lock on its file
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    file TEXT NOT NULL
+);
+
+CREATE TABLE bundle (                       -- every id that was given out, once
+    id BLOB PRIMARY KEY,
+    size INTEGER NOT NULL,
+    due REAL NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+
+CREATE TABLE outcome (                      -- how jobs ended, and states on the way
+    bundle BLOB NOT NULL,
+    position INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    at REAL NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (bundle, position)
+) WITHOUT ROWID;
+
+CREATE TABLE cancel (                       -- marks, read by workers in the order of id
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    bundle BLOB NOT NULL,
+    position INTEGER NOT NULL,
+    at REAL NOT NULL
+);
+
+CREATE TABLE quarantine (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    color TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    frame BLOB NOT NULL,
+    at REAL NOT NULL
+);
+
+CREATE TABLE worker (                       -- who lives, for clients that wonder whether anybody serves them
+    name TEXT PRIMARY KEY,
+    info BLOB NOT NULL,
+    until REAL NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE waiter (                       -- whose FIFO gets a byte when something changes
+    path TEXT NOT NULL,
+    topic TEXT NOT NULL,                    -- a queue, or "outcome"
+    PRIMARY KEY (path, topic)
+) WITHOUT ROWID;

@@ -1,0 +1,257 @@
+"""One connection to a queuelib file: opening it with care, and write transactions that wait their turn fairly."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+from queuelib.errors import BrokerUnavailable, ConfigurationError
+from queuelib_sqlite.fifo import Ringer
+
+__all__ = ["Store", "refuse_network_file_system"]
+
+LAYOUT = 1  # user_version of the files that this code writes
+_BUSY_DEADLINE = 5.0
+_FIRST_PAUSE = 0.0002  # about one transaction of somebody else
+_LONGEST_PAUSE = 0.005
+_NETWORK_TYPES = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p", "pvfs2",
+     "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "orangefs", "panfs", "acfs", "ocfs2", "gfs2"}
+)  # fmt: skip
+
+
+class Store:
+    """A connection to the file, used by one thread at a time; forked children open their own.
+
+    Args:
+        path: The file; made, with mode 0600, if it does not exist.
+        synchronous: FULL for what must survive a power cut once it is confirmed, else NORMAL.
+
+    Raises:
+        ConfigurationError: The path cannot hold a queuelib file; the message says why and what to do.
+    """
+
+    def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
+        self.path = path
+        self.folder = path.with_name(path.name + ".d")
+        self.lock = threading.RLock()
+        self.ringer = Ringer()
+        self._synchronous = synchronous
+        self._pid = os.getpid()
+        self._connection: sqlite3.Connection | None = None
+        self.rung: set[str] = set()  # topics to ring once the transaction is committed
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The open connection of this process."""
+        if self._connection is None or self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._connection = self._open()
+        return self._connection
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the connection was opened by this process and not inherited through a fork."""
+        return self._pid == os.getpid()
+
+    def relax(self) -> None:
+        """Let commits return before the disk has them: right where a power cut can only repeat work."""
+        if self._synchronous != "NORMAL":
+            self._synchronous = "NORMAL"
+            self.connection.execute("PRAGMA synchronous = NORMAL")
+
+    @contextmanager
+    def write(self, deadline: float = _BUSY_DEADLINE) -> Iterator[sqlite3.Connection]:
+        """Run a write transaction, then ring for the topics in `rung`.
+
+        Raises:
+            BrokerUnavailable: The file stayed locked for `deadline` seconds, or the disk is full; nothing was written.
+        """
+        with self.lock:
+            connection = self.connection
+            self.rung.clear()
+            with self.translated():
+                self._begin(connection, deadline)
+                try:
+                    yield connection
+                    waiters = self._waiters(connection)
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+            self._ring(waiters)
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """Read outside of any transaction; WAL readers never wait for writers."""
+        with self.lock, self.translated():
+            yield self.connection
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn the driver's errors into ours."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise _ours(error, self.path) from error
+
+    def register(self, path: str, topics: tuple[str, ...]) -> None:
+        """Have a FIFO rung when something of these topics changes."""
+        with self.write() as connection:
+            connection.executemany("INSERT OR IGNORE INTO waiter VALUES (?, ?)", [(path, topic) for topic in topics])
+
+    def unregister(self, path: str) -> None:
+        """Stop ringing a FIFO."""
+        with self.write() as connection:
+            connection.execute("DELETE FROM waiter WHERE path = ?", (path,))
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        with self.lock:
+            self.ringer.close()
+            if self._connection is not None and self._pid == os.getpid():
+                self._connection.close()
+            self._connection = None
+
+    def _begin(self, connection: sqlite3.Connection, deadline: float) -> None:
+        # SQLite's own busy handler sleeps up to 100 ms and is unfair; short random pauses let writers alternate.
+        end = time.monotonic() + deadline
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    raise
+                if time.monotonic() >= end:
+                    raise
+            else:
+                return
+            time.sleep(random.uniform(0, pause))
+            pause = min(_LONGEST_PAUSE, pause * 1.5)
+
+    def _waiters(self, connection: sqlite3.Connection) -> set[str]:
+        if not self.rung:
+            return set()
+        rows = connection.execute("SELECT path, topic FROM waiter").fetchall()
+        return {path for path, topic in rows if topic in self.rung}
+
+    def _ring(self, waiters: set[str]) -> None:
+        gone = [path for path in waiters if not self.ringer.ring(path)]
+        if gone:
+            with self.write() as connection:
+                connection.executemany("DELETE FROM waiter WHERE path = ?", [(path,) for path in gone])
+
+    def _open(self) -> sqlite3.Connection:
+        _prepare_file(self.path, self.folder)
+        with self.translated():
+            connection = sqlite3.connect(
+                self.path, timeout=_BUSY_DEADLINE, isolation_level=None, check_same_thread=False
+            )
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+                connection.execute("PRAGMA temp_store = MEMORY")
+                connection.execute("PRAGMA wal_autocheckpoint = 2000")  # pages; about 8 MB between checkpoints
+                self._check_layout(connection)
+                connection.execute("PRAGMA busy_timeout = 0")
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+    def _check_layout(self, connection: sqlite3.Connection) -> None:
+        if _layout(connection) == 0:
+            connection.execute("BEGIN IMMEDIATE")
+            if _layout(connection) == 0 and not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
+                schema = files("queuelib_sqlite").joinpath("schema.sql").read_text(encoding="utf-8")
+                for statement in _statements(schema):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {LAYOUT}")
+            connection.execute("COMMIT")
+        found = _layout(connection)
+        if found > LAYOUT:
+            msg = f"{self.path} was written by a newer queuelib (layout {found}, this one reads {LAYOUT}): upgrade queuelib"
+            raise ConfigurationError(msg)
+        if found == 0:
+            msg = f"{self.path} is an SQLite database of another program: name another file"
+            raise ConfigurationError(msg)
+
+
+def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> None:
+    """Refuse a file whose locks other machines would not see.
+
+    Raises:
+        ConfigurationError: The file would lie on a network file system, according to the table `mounts`.
+    """
+    try:
+        table = mounts.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return  # no such table on this system
+    target = path.absolute().parent
+    best = ("", "")
+    for line in table.splitlines():
+        fields = line.split()
+        if len(fields) < 3:  # noqa: PLR2004 - device, mount point, type
+            continue
+        point = fields[1].replace("\\040", " ")
+        if target.is_relative_to(point) and len(point) >= len(best[0]):
+            best = (point, fields[2])
+    if best[1] in _NETWORK_TYPES:
+        msg = (
+            f"{path} lies on a network file system ({best[1]} at {best[0]}), where file locks do not protect a database. "
+            "Use a file on a local disk for one machine, or redis:// or amqp:// for several"
+        )
+        raise ConfigurationError(msg)
+
+
+def _prepare_file(path: Path, folder: Path) -> None:
+    refuse_network_file_system(path)
+    if not path.parent.is_dir():
+        msg = f"the folder {path.parent} of {path.name} does not exist: make it, or name another file"
+        raise ConfigurationError(msg)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # Only ever created here: closing a descriptor of an existing database would drop SQLite's own locks on it.
+        if not path.exists():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        msg = f"{path} cannot be made ({error.strerror}): its folder must be writable by this user and have room"
+        raise ConfigurationError(msg) from error
+    if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+        msg = f"{path} is not writable by this user: queuelib writes to the file and beside it"
+        raise ConfigurationError(msg)
+
+
+def _layout(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _statements(schema: str) -> list[str]:
+    lines = [line.partition("--")[0].rstrip() for line in schema.splitlines()]
+    return [statement.strip() for statement in "\n".join(lines).split(";") if statement.strip()]
+
+
+def _ours(error: sqlite3.DatabaseError, path: Path) -> Exception:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_NOTADB:
+        return ConfigurationError(f"{path} is not a queuelib file, nor any SQLite database: name another file")
+    if code == sqlite3.SQLITE_FULL:
+        return BrokerUnavailable(f"{path}: the disk is full; nothing was written. Make room and try again")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return BrokerUnavailable(
+            f"{path}: another program kept the file locked; nothing was written. Is somebody's transaction left open?"
+        )
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return BrokerUnavailable(f"{path}: {error}; queuelib must be able to write to the file and its folder")
+    return BrokerUnavailable(f"{path}: {error}")

@@ -1,0 +1,163 @@
+"""The kombu transport of an SQLite file: claims that die with their owner, FIFOs that wake, no server."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kombu.transport import virtual
+
+from queuelib.channel import BatchChannel
+from queuelib_sqlite import messages
+from queuelib_sqlite.claim import Claim, is_orphaned
+from queuelib_sqlite.fifo import Bell
+from queuelib_sqlite.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from queuelib.message import Outgoing
+    from queuelib.ports import Delivery
+
+__all__ = ["Channel", "Transport"]
+
+
+class Channel(BatchChannel):
+    """A channel to the file that the connection's virtual host names.
+
+    It becomes a taker, with a claim and a FIFO, when it first takes; until then it only writes.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.store = Store(Path(self.connection.client.virtual_host))
+        self._claim: Claim | None = None
+        self._owner = 0
+        self._bell: Bell | None = None
+        self._topics: set[str] = set()
+
+    @property
+    def owner(self) -> int:
+        """This taker's row; 0 before it first took anything."""
+        return self._owner
+
+    def publish_batch(self, frames: Sequence[Outgoing], deadline: float) -> None:
+        """Write all frames, or none; on the disk when it returns."""
+        with self.store.write(deadline) as connection:
+            fresh = messages.accept(connection, [f for f in frames if f.bundle and not f.is_successor])
+            known = {id(frame) for frame in fresh}
+            new = [f for f in frames if not f.bundle or f.is_successor or id(f) in known]
+            messages.insert(connection, new, self.store.rung)
+
+    def take_batch(self, room: Mapping[str, int]) -> list[Delivery]:
+        """Claim the oldest ready messages of each queue."""
+        if self._claim is None:
+            self._become_taker()
+        if self._bell is not None:
+            self._bell.silence()
+            self._listen(room)
+        if not self._is_anything_ready(room):
+            return []
+        with self.store.write() as connection:
+            messages.promote(connection, self.store.rung)
+            return messages.take(connection, self._owner, room)
+
+    def acknowledge_batch(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Delete claimed messages."""
+        with self.store.write() as connection:
+            return [d for d in deliveries if not messages.delete(connection, self._owner, d.tag)]
+
+    def give_back_batch(self, deliveries: Sequence[Delivery], delay: float) -> None:
+        """Release claimed messages."""
+        with self.store.write() as connection:
+            messages.release(connection, self._owner, deliveries, delay, self.store.rung)
+
+    def renew(self) -> None:
+        """Release what the dead held; our own claim is a lock and needs no renewal."""
+        with self.store.read() as connection:
+            others = connection.execute("SELECT id, file FROM owner WHERE id <> ?", (self._owner,)).fetchall()
+            is_due = self._due_now(connection)
+        dead = [owner for owner, file in others if is_orphaned(self.store.folder, file)]
+        if dead or is_due:
+            with self.store.write() as connection:
+                messages.promote(connection, self.store.rung)
+                for owner in dead:
+                    messages.release_all(connection, owner, died=True, topics=self.store.rung)
+
+    def fileno(self) -> int:
+        """Return the descriptor of this taker's FIFO."""
+        if self._bell is None:
+            _ = self.store.connection  # makes the folder
+            self._bell = Bell(self.store.folder)
+        return self._bell.fd
+
+    def next_due(self) -> float | None:
+        """Return when the next delayed message is due."""
+        with self.store.read() as connection:
+            return connection.execute("SELECT min(due) FROM message WHERE due > 0").fetchone()[0]  # type: ignore[no-any-return]
+
+    def waiting_in(self, queues: Sequence[str]) -> dict[str, int]:
+        """Count unclaimed messages, due or not."""
+        count = "SELECT count(*) FROM message WHERE queue = ? AND owner IS NULL"
+        with self.store.read() as connection:
+            return {queue: connection.execute(count, (queue,)).fetchone()[0] for queue in queues}
+
+    def purge_queue(self, queue: str) -> int:
+        """Delete unclaimed messages."""
+        with self.store.write() as connection:
+            return connection.execute("DELETE FROM message WHERE queue = ? AND owner IS NULL", (queue,)).rowcount
+
+    def close(self) -> None:
+        """Release what is held, uncounted."""
+        if not self.closed:
+            if self._claim is not None:
+                with self.store.write() as connection:
+                    messages.release_all(connection, self._owner, died=False, topics=self.store.rung)
+                self._claim.release()
+                self._claim = None
+            if self._bell is not None:
+                self.store.unregister(self._bell.path)
+                self._bell.close()
+                self._bell = None
+            self.store.close()
+        super().close()
+
+    def _become_taker(self) -> None:
+        self.store.relax()
+        self._claim = Claim(self.store.folder)
+        with self.store.write() as connection:
+            self._owner = connection.execute("INSERT INTO owner (file) VALUES (?)", (self._claim.file,)).lastrowid or 0
+
+    def _listen(self, room: Mapping[str, int]) -> None:
+        new = {"queue:" + queue for queue in room} - self._topics
+        if new and self._bell is not None:
+            self.store.register(self._bell.path, tuple(new))
+            self._topics |= new
+
+    def _is_anything_ready(self, room: Mapping[str, int]) -> bool:
+        ready = "SELECT 1 FROM message WHERE queue = ? AND owner IS NULL AND due = 0 LIMIT 1"
+        with self.store.read() as connection:
+            if self._due_now(connection):
+                return True
+            return any(count > 0 and connection.execute(ready, (queue,)).fetchone() for queue, count in room.items())
+
+    def _due_now(self, connection: Any) -> bool:
+        due = connection.execute("SELECT min(due) FROM message WHERE due > 0").fetchone()[0]
+        return due is not None and due <= time.time()
+
+
+class Transport(virtual.Transport):
+    """qlsqlite:///relative.db and qlsqlite:////absolute.db for kombu."""
+
+    Channel = Channel
+    can_parse_url = False
+    polling_interval = 0.02
+    driver_type = "queuelib-sqlite"
+    driver_name = "sqlite3"
+
+    def driver_version(self) -> str:
+        """Return SQLite's version."""
+        import sqlite3  # noqa: PLC0415 - only for this
+
+        return sqlite3.sqlite_version

@@ -1,0 +1,126 @@
+"""A worker beside this program: `with dispatcher.workers():` starts one as a process and waits until it is ready."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+from queuelib import naming, plugins
+from queuelib.errors import ConfigurationError, WorkerError
+
+if TYPE_CHECKING:
+    from queuelib.dispatcher import Dispatcher
+
+__all__ = ["workers"]
+
+_START_WITHIN = 60.0  # seconds; importing a scientist's modules takes a while on a cold disk
+_LEAVE_AFTER = 10.0  # seconds that running jobs get when the block ends
+
+
+def workers(dispatcher: Dispatcher, processes: int, name: str) -> AbstractContextManager[None]:
+    """Return the context in which a worker serves a dispatcher's tasks."""
+    if not dispatcher.definitions:
+        msg = "this dispatcher has no tasks yet: define some with @dispatcher.task before workers()"
+        raise ConfigurationError(msg)
+    if plugins.scheme_of(dispatcher.broker_url) == "memory":
+        # Looked up by name: the client must not depend on the worker.
+        threads = importlib.import_module("queuelib.worker.threads")
+        context: AbstractContextManager[None] = threads.workers(dispatcher, processes, name)
+        return context
+    return _process(dispatcher, processes, name)
+
+
+@contextmanager
+def _process(dispatcher: Dispatcher, processes: int, name: str) -> Iterator[None]:
+    targets = sorted({_target(d.function or d.message_class) for d in dispatcher.definitions.values()})
+    owner_read, owner_write = os.pipe()
+    report_read, report_write = os.pipe()
+    beside = {
+        "owner": owner_read,
+        "report": report_write,
+        "folders": [os.path.abspath(path) for path in sys.path],  # noqa: PTH100 - "" means the current folder
+        "tasks": sorted(dispatcher.definitions),
+        "configure": {
+            "broker": dispatcher.broker_url,
+            "results": dispatcher.results_url,
+            "namespace": dispatcher.namespace,
+        },
+    }
+    command = [sys.executable, "-m", "queuelib", "worker", *targets, "--processes", str(processes), "--quiet"]
+    command += ["--grace", str(_LEAVE_AFTER), *(["--name", name] if name else [])]
+    environment = {**os.environ, "QUEUELIB_BESIDE": json.dumps(beside)}
+    _make_importable(environment)
+    worker = subprocess.Popen(
+        command, pass_fds=[owner_read, report_write], env=environment, start_new_session=True, stdin=subprocess.DEVNULL
+    )
+    os.close(owner_read)
+    os.close(report_write)
+    try:
+        _await_ready(worker, report_read)
+        yield
+    finally:
+        os.close(owner_write)
+        os.close(report_read)
+        _end(worker)
+
+
+def _await_ready(worker: subprocess.Popen[bytes], fd: int) -> None:
+    said = b""
+    end = time.monotonic() + _START_WITHIN
+    while not said.endswith(b"\n"):
+        if not select.select([fd], [], [], max(0.0, end - time.monotonic()))[0]:
+            msg = f"the worker (pid {worker.pid}) was not ready within {_START_WITHIN:g} s"
+            raise WorkerError(msg)
+        data = os.read(fd, 65536)
+        if not data:
+            msg = f"the worker ended with status {worker.wait()} before it was ready"
+            raise WorkerError(msg)
+        said += data
+    report = json.loads(said)
+    if "error" in report:
+        raise WorkerError(report["error"])
+
+
+def _end(worker: subprocess.Popen[bytes]) -> None:
+    """The worker drains because its owner's pipe has closed; one that does not is interrupted."""
+    try:
+        worker.wait(_LEAVE_AFTER + 2.0)
+    except subprocess.TimeoutExpired:
+        worker.send_signal(signal.SIGTERM)
+        worker.send_signal(signal.SIGTERM)
+        try:
+            worker.wait(5.0)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+
+def _make_importable(environment: dict[str, str]) -> None:
+    """Let `python -m queuelib` find this very package, also when it is not installed but on sys.path."""
+    roots: list[str] = []
+    for name in ("queuelib", "queuelib_memory"):
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            roots.append(os.path.dirname(os.path.dirname(spec.origin)))  # noqa: PTH120
+    inherited = environment.get("PYTHONPATH")
+    paths = [root for root in dict.fromkeys(roots) if "site-packages" not in root]
+    environment["PYTHONPATH"] = os.pathsep.join([*paths, *([inherited] if inherited else [])])
+
+
+def _target(thing: object) -> str:
+    path = naming.file_of(thing)
+    if path is None:
+        msg = f"{thing!r} is defined in a notebook or at a prompt, where no worker can import it from: move it to a .py file"
+        raise WorkerError(msg)
+    module = getattr(thing, "__module__", "")
+    return str(path) if module == "__main__" else str(module)

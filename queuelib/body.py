@@ -1,0 +1,180 @@
+"""What a record's opaque bytes hold: the task's name, and the encoded result, the error, or a reason.
+
+An error crosses as text and plain arguments. Which type it is raised as is decided by the reader alone, from a fixed
+list of builtin exceptions and what the reader registered: nothing on the wire is imported or built by name.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from queuelib import codec
+from queuelib.errors import DecodeError, QueuelibError, RemoteError, RemoteTraceback, SoftTimeLimit
+
+__all__ = ["Body", "of_error", "of_result", "read", "rebuild"]
+
+_MAX_TEXT = 64 * 1024  # of a traceback or message; both ends of a longer one are kept
+_RAISED_AS_THEMSELVES: Mapping[str, type[Exception]] = {
+    cls.__name__: cls
+    for cls in (
+        ArithmeticError, AssertionError, AttributeError, BufferError, ConnectionError, ConnectionAbortedError,
+        ConnectionRefusedError, ConnectionResetError, BrokenPipeError, EOFError, FileExistsError, FileNotFoundError,
+        FloatingPointError, ImportError, IndexError, InterruptedError, IsADirectoryError, KeyError, LookupError,
+        MemoryError, ModuleNotFoundError, NameError, NotADirectoryError, NotImplementedError, OSError, OverflowError,
+        PermissionError, ProcessLookupError, RecursionError, ReferenceError, RuntimeError, StopIteration,
+        StopAsyncIteration, TimeoutError, TypeError, UnboundLocalError, UnicodeError, ValueError, ZeroDivisionError,
+    )
+}  # fmt: skip
+_OURS: Mapping[str, type[Exception]] = {"queuelib.errors.SoftTimeLimit": SoftTimeLimit}
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A record's bytes, read.
+
+    Attributes:
+        task: Wire name of the task.
+        ran_by: Worker and process that ran it, `name/pid`; empty if none did.
+        result: The encoded result of a success.
+        type_name: Name of the exception's class, with its module unless builtin.
+        message: The exception's text, or why the job was set aside.
+        arguments: The exception's arguments, encoded; empty if they could not be.
+        traceback_text: The worker's traceback.
+    """
+
+    task: str = ""
+    ran_by: str = ""
+    result: bytes = b""
+    type_name: str = ""
+    message: str = ""
+    arguments: bytes = b""
+    traceback_text: str = ""
+
+
+def of_result(task: str, result: bytes, ran_by: str = "") -> bytes:
+    """Return the body of a success."""
+    body: bytes = msgpack.packb((task, ran_by, result))
+    return body
+
+
+def of_error(task: str, error: BaseException, ran_by: str = "", *, skip_frames: int = 0) -> bytes:
+    """Return the body of a failure.
+
+    Args:
+        task: Wire name of the task.
+        error: What was raised.
+        ran_by: Worker and process.
+        skip_frames: Frames at the top of the traceback that are ours and tell the user nothing.
+    """
+    frame = error.__traceback__
+    for _ in range(skip_frames):
+        frame = frame.tb_next if frame is not None and frame.tb_next is not None else frame
+    try:
+        text = "".join(traceback.format_exception(type(error), error, frame))
+        message = str(error)
+    except Exception as failure:  # noqa: BLE001 - __str__ of a foreign exception may do anything
+        text = message = f"(its text could not be made: {type(failure).__name__})"
+    try:
+        arguments = codec.encode(list(error.args))
+    except QueuelibError:
+        arguments = b""
+    if len(arguments) > _MAX_TEXT:
+        arguments = b""
+    cls = type(error)
+    name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    return of_failure(task, name, message, arguments, text, ran_by)
+
+
+def of_failure(  # noqa: PLR0913, PLR0917 - the fields of the wire, in order
+    task: str, type_name: str, message: str, arguments: bytes = b"", traceback_text: str = "", ran_by: str = ""
+) -> bytes:
+    """Return the body of a failure that is known by its texts."""
+    fields = (task, ran_by, type_name[:1024], _cut(message), arguments, _cut(traceback_text))
+    body: bytes = msgpack.packb(fields, unicode_errors="backslashreplace")
+    return body
+
+
+def read(data: bytes) -> Body:
+    """Return what a record's bytes hold.
+
+    Raises:
+        DecodeError: They were not written by queuelib.
+    """
+    if not data:
+        return Body()
+    try:
+        fields = msgpack.unpackb(data, max_array_len=16, max_map_len=0, max_ext_len=0)
+    except ValueError as error:
+        msg = f"a stored outcome is not readable: {error}"
+        raise DecodeError(msg) from error
+    match fields:
+        case [str(task), str(ran_by), bytes(result)]:
+            return Body(task, ran_by, result)
+        case [str(task), str(ran_by), str(type_name), str(message), bytes(arguments), str(text)]:
+            return Body(task, ran_by, b"", type_name, message, arguments, text)
+        case _:
+            msg = "a stored outcome has not the fields of a result or an error"
+            raise DecodeError(msg)
+
+
+def rebuild(body: Body, registered: Mapping[str, type[Exception]]) -> Exception:
+    """Return the exception to raise for a failure, with the worker's traceback as its cause.
+
+    Args:
+        body: The failure.
+        registered: Further exception classes the reader allows, by `module.qualname`.
+    """
+    cls = _RAISED_AS_THEMSELVES.get(body.type_name) or registered.get(body.type_name) or _OURS.get(body.type_name)
+    error: Exception | None = None
+    if cls is not None:
+        error = _instance(cls, body)
+    if error is None:
+        name = body.type_name.rpartition(".")[2]
+        error = RemoteError(
+            f"{name}: {body.message}" if name else body.message,
+            type_name=body.type_name,
+            traceback_text=body.traceback_text,
+        )
+    if body.traceback_text:
+        error.__cause__ = RemoteTraceback(body.traceback_text)
+    return error
+
+
+def _instance(cls: type[Exception], body: Body) -> Exception | None:
+    arguments: Any = [body.message]
+    if body.arguments:
+        try:
+            arguments = codec.decode(body.arguments)
+        except DecodeError:
+            arguments = [body.message]
+    try:
+        return cls(*arguments) if isinstance(arguments, list) else cls(body.message)
+    except Exception:  # noqa: BLE001 - a registered class may refuse these arguments in any way
+        return None
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _MAX_TEXT:
+        return text
+    half = _MAX_TEXT // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half:,} characters left out ...\n{text[-half:]}"
+
+
+def of_starts(count: int) -> bytes:
+    """Return the body of a start mark: how often a job was started so far without an outcome."""
+    body: bytes = msgpack.packb(count)
+    return body
+
+
+def starts_in(data: bytes) -> int:
+    """Return the count in a start mark; 0 where there is none or it is not a sane number."""
+    try:
+        count = msgpack.unpackb(data) if data else 0
+    except ValueError:
+        return 0
+    return count if type(count) is int and 0 <= count < 1000 else 0  # noqa: PLR2004 - far beyond any limit of deaths

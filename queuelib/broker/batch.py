@@ -1,0 +1,103 @@
+"""The lane for transports whose channel has batch verbs: memory, SQLite, and whatever follows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from queuelib.errors import BrokerUnavailable, QueuelibError
+from queuelib.settings import mask
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+    from queuelib.channel import BatchChannel
+    from queuelib.message import Outgoing
+    from queuelib.ports import Delivery, TransportCapabilities, TransportSettings
+
+__all__ = ["BatchLane"]
+
+
+class BatchLane:
+    """Calls the channel's own verbs; between colors and queue names stands only the namespace."""
+
+    def __init__(self, connection: Connection, settings: TransportSettings, namespace: str) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._prefix = namespace + "."
+        with self._translated():
+            self._channel: BatchChannel = connection.default_channel
+        self._channel.queue_prefix = self._prefix
+
+    @property
+    def capabilities(self) -> TransportCapabilities:
+        """What the transport can promise."""
+        return self._settings.capabilities
+
+    @property
+    def handle(self) -> Any:
+        """The channel."""
+        return self._channel
+
+    def publish(self, frames: Sequence[Outgoing], deadline: float) -> None:
+        """Publish; all or none."""
+        with self._translated():
+            self._channel.publish_batch(self._channel.to_queues(frames), deadline)
+
+    def take(self, room: Mapping[str, int]) -> list[Delivery]:
+        """Take what is ready."""
+        with self._translated():
+            taken = self._channel.take_batch({self._prefix + color: count for color, count in room.items()})
+        for delivery in taken:
+            delivery.color = delivery.color[len(self._prefix) :]
+        return taken
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Acknowledge; return what was not ours."""
+        with self._translated():
+            return self._channel.acknowledge_batch(deliveries)
+
+    def give_back(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
+        """Give back."""
+        with self._translated():
+            self._channel.give_back_batch(deliveries, delay)
+
+    def renew(self) -> None:
+        """Renew, and reap the dead."""
+        with self._translated():
+            self._channel.renew()
+
+    def fileno(self) -> int | None:
+        """Return the descriptor to select on."""
+        with self._translated():
+            return self._channel.fileno()
+
+    def next_due(self) -> float | None:
+        """Return the next due time."""
+        with self._translated():
+            return self._channel.next_due()
+
+    def waiting(self, colors: Sequence[str]) -> dict[str, int]:
+        """Count what waits."""
+        with self._translated():
+            sizes = self._channel.waiting_in([self._prefix + color for color in colors])
+        return {color: sizes[self._prefix + color] for color in colors}
+
+    def notes(self) -> list[str]:
+        """Return nothing: these transports keep every promise."""
+        return []
+
+    def close(self) -> None:
+        """Close the channel and the connection."""
+        self._connection.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except QueuelibError:
+            raise
+        except OSError as error:
+            msg = f"{mask(self._settings.url)}: {error}"
+            raise BrokerUnavailable(msg) from error

@@ -1,0 +1,87 @@
+"""`queuelib failed`: what was set aside because nobody could run it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from queuelib.cli.place import Place, place_options
+from queuelib.errors import ConfigurationError, UnknownJob
+from queuelib.ports import QuarantineItem
+
+__all__ = ["failed"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def failed() -> None:
+    """List, re-run or drop the messages that were set aside, with their reasons.
+
+    A message is set aside when its bytes cannot be read, its task is unknown for an hour, or three processes died
+    while they ran it. Nothing is ever dropped but by `failed drop`.
+    """
+
+
+@failed.command(name="ls")
+@place_options
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
+def list_items(*, as_json: bool, **where: Any) -> None:
+    """List what was set aside, oldest first."""
+    items = Place(**where).results().quarantined()
+    if as_json:
+        for item in items:
+            click.echo(json.dumps({"id": item.id, "color": item.color, "reason": item.reason, "at": item.at}))
+        return
+    if not items:
+        click.echo("nothing is set aside")
+        return
+    table = Table("id", "color", "when", "reason")
+    for item in items:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item.at))
+        table.add_row(item.id, item.color, when, _printable(item.reason))
+    Console(width=200 if not Console().is_terminal else None).print(table)
+
+
+@failed.command()
+@place_options
+@click.argument("ids", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+def retry(ids: tuple[str, ...], *, everything: bool, **where: Any) -> None:
+    """Put messages back into their queues, after checking that they can be read."""
+    place = Place(**where)
+    for item in _chosen(place, ids, everything=everything):
+        place.retry(item)
+        click.echo(f"{item.id} is queued again in {item.color}")
+
+
+@failed.command()
+@place_options
+@click.argument("ids", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+def drop(ids: tuple[str, ...], *, everything: bool, **where: Any) -> None:
+    """Forget messages for good."""
+    place = Place(**where)
+    items = _chosen(place, ids, everything=everything)
+    place.results().release([item.id for item in items])
+    click.echo(f"{len(items)} dropped")
+
+
+def _chosen(place: Place, ids: tuple[str, ...], *, everything: bool) -> list[QuarantineItem]:
+    if bool(ids) == everything:
+        msg = "name ids, as `queuelib failed ls` shows them, or say --all"
+        raise ConfigurationError(msg)
+    items = {item.id: item for item in place.results().quarantined()}
+    missing = [name for name in ids if name not in items]
+    if missing:
+        msg = f"nothing is set aside under {', '.join(missing)}"
+        raise UnknownJob(msg)
+    return list(items.values()) if everything else [items[name] for name in ids]
+
+
+def _printable(text: str) -> str:
+    """Return text in which nothing can move the cursor or hide the rest."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:1024])

@@ -1,0 +1,102 @@
+"""`queuelib worker`: the daemon."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+from typing import Any
+
+import click
+
+__all__ = ["DURATION", "SIZE", "worker"]
+
+
+class _Duration(click.ParamType[float]):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is no duration: write 30, 30s, 5m, 2h or 1d", param, ctx)
+        return float(match[1]) * {"ms": 0.001, None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+class _Size(click.ParamType[int]):
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", str(value).strip(), re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is no size: write 500M or 2G", param, ctx)
+        return int(float(match[1]) * 1024 ** "_KMGT".index((match[2] or "_").upper()))
+
+
+DURATION = _Duration()
+SIZE = _Size()
+
+
+@click.command()
+@click.argument("targets", nargs=-1, required=True, metavar="MODULE[:NAME] | FILE.py[:NAME]")
+@click.option("--colors", default="", metavar="RED,GREEN", help="Serve these colors only.")
+@click.option("--processes", "-p", type=int, help="Children that run handlers; default: the CPUs it may use.")
+@click.option("--name", default="", help="Name of the worker; default: host and a random part.")
+@click.option("--burst", is_flag=True, help="End when nothing is left to do.")
+@click.option("--max-jobs", type=click.IntRange(1), metavar="N", help="Replace a child after N jobs.")
+@click.option("--max-memory", type=SIZE, help="Replace a child that has more resident memory after a job, e.g. 2G.")
+@click.option("--isolate", is_flag=True, help="Run each job in a process of its own.")
+@click.option("--grace", type=DURATION, help="Interrupt what still runs this long after the first signal, e.g. 30s.")
+@click.option(
+    "--unknown-for", type=DURATION, default=3600.0, show_default="1h", help="Set an unknown task aside after this time."
+)
+@click.option("--quiet", is_flag=True, help="Say warnings and errors only.")
+def worker(  # noqa: PLR0913 - an argument for each option
+    targets: tuple[str, ...],
+    *,
+    colors: str,
+    processes: int | None,
+    name: str,
+    burst: bool,
+    max_jobs: int | None,
+    max_memory: int | None,
+    isolate: bool,
+    grace: float | None,
+    unknown_for: float,
+    quiet: bool,
+) -> None:
+    """Run the jobs of the Dispatcher in a module or file.
+
+    \b
+    queuelib worker tasks.py                     all colors, a child for each CPU
+    queuelib worker lab.tasks:dispatcher -p 4    four children
+    queuelib worker tasks.py --colors red,yellow only urgent work
+
+    Ctrl-C or SIGTERM: take nothing more and finish what runs; once more: interrupt it and give it back, uncounted.
+    """
+    logging.basicConfig(
+        level=logging.WARNING if quiet else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    from queuelib.worker import daemon  # noqa: PLC0415 - the other commands need none of it
+
+    beside = json.loads(os.environ.pop("QUEUELIB_BESIDE", "null"))
+    wishes = daemon.Wishes(
+        targets=targets,
+        colors=[color.strip() for color in colors.split(",") if color.strip()],
+        processes=processes,
+        name=name,
+        burst=burst,
+        max_jobs=max_jobs,
+        max_memory=max_memory,
+        isolate=isolate,
+        patience=unknown_for,
+        grace=grace,
+    )
+    sys.exit(daemon.run(wishes, daemon.Beside(**beside) if beside else None))

@@ -1,0 +1,336 @@
+"""Plain values to bytes and back, with the msgpack package and a fixed table of extension types.
+
+What msgpack has itself (nil, bool, integers of 64 bits, float, str, bytes, list, map) travels as such; a tuple
+arrives as a list, a dataclass as a map of its fields, an Enum member as its value, until a schema says otherwise.
+Nothing here is built by a name from the wire: a code stands for one of the types below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import enum
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path, PurePath
+from struct import Struct
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import msgpack
+
+from queuelib.errors import DecodeError, EncodeError, TooLarge
+from queuelib.settings import MAX_DEPTH, MAX_MESSAGE_BYTES
+
+__all__ = ["EXTENSIONS", "decode", "encode", "plain"]
+
+EXTENSIONS: Mapping[str, int] = {  # never renumbered: docs/wire-format.md describes each payload
+    "datetime": 1,
+    "date": 2,
+    "time": 3,
+    "timedelta": 4,
+    "Decimal": 5,
+    "UUID": 6,
+    "complex": 7,
+    "set": 8,
+    "frozenset": 9,
+    "Path": 10,
+    "int": 11,
+    "ndarray": 12,
+    "numpy scalar": 13,
+    "Fraction": 14,
+}
+_COMPLEX = Struct("<dd")
+_ARRAY_KINDS = frozenset("biufcmMSU")  # numpy's letters for what has no Python objects inside
+_SCALARS = frozenset({int, float, str, bytes, bool, type(None)})
+_MAX_MAP = 1_000_000
+_MAX_LIST = 16_000_000  # a byte an element at the least: no more can be in a message
+
+
+def encode(value: object, *, max_bytes: int = MAX_MESSAGE_BYTES, max_depth: int = MAX_DEPTH) -> bytes:
+    """Return a value as bytes.
+
+    Args:
+        value: Anything made of the types above.
+        max_bytes: The most bytes it may take.
+        max_depth: The deepest nesting of containers.
+
+    Raises:
+        EncodeError: A part of it cannot travel, or it is nested too deeply or contains itself; the message has the path.
+        TooLarge: It takes more bytes.
+    """
+    if type(value) not in _SCALARS and not _is_shallow(value, max_depth):
+        path, _ = _deepest(value, max_depth)
+        msg = f"value{path} is nested deeper than {max_depth} containers, or contains itself"
+        raise EncodeError(msg)
+    try:
+        data: bytes = msgpack.packb(value, default=_extension, unicode_errors="surrogatepass")
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise EncodeError(_explain(value, error)) from error
+    if len(data) > max_bytes:
+        msg = f"the value takes {len(data):,} bytes; at most {max_bytes:,} fit. Pass a path or an id instead of the data itself"
+        raise TooLarge(msg)
+    return data
+
+
+def decode(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
+    """Return the value in bytes that `encode` made.
+
+    Raises:
+        DecodeError: The bytes are truncated, foreign, nested too deeply, or hold a value that cannot be.
+    """
+    try:
+        value = msgpack.unpackb(
+            data,
+            ext_hook=_from_extension,
+            object_pairs_hook=_map,
+            strict_map_key=False,
+            unicode_errors="surrogatepass",
+            max_array_len=min(_MAX_LIST, len(data)),
+            max_map_len=min(_MAX_MAP, len(data)),
+        )
+    except DecodeError:
+        raise
+    except Exception as error:  # hostile bytes reach constructors of many types; every failure means the same
+        msg = f"not readable: {type(error).__name__}: {error}"
+        raise DecodeError(msg) from error
+    if type(value) not in _SCALARS and not _is_shallow(value, max_depth):
+        msg = f"nested deeper than {max_depth} containers"
+        raise DecodeError(msg)
+    return value
+
+
+def plain(value: object) -> Any:
+    """Return a value with numpy scalars as Python scalars and arrays as lists, however deep they lie."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def fields_of(value: object) -> dict[str, object] | None:
+    """Return the fields of a dataclass, msgspec.Struct or attrs instance, or None for any other value."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    names = getattr(type(value), "__struct_fields__", None)
+    if names is None:
+        attributes = getattr(type(value), "__attrs_attrs__", None)
+        names = None if attributes is None else [attribute.name for attribute in attributes]
+    return None if names is None else {name: getattr(value, name) for name in names}
+
+
+def _extension(value: object) -> Any:
+    """Return what msgpack can write for a value that it cannot; called for nothing else."""
+    for cls in type(value).__mro__:
+        write = _WRITERS.get(cls)
+        if write is not None:
+            return write(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
+        return _array(value, numpy)
+    fields = fields_of(value)
+    if fields is not None:
+        return fields
+    msg = f"cannot encode {type(value).__qualname__}"
+    raise TypeError(msg)
+
+
+def _ext(name: str, payload: bytes) -> msgpack.ExtType:
+    return msgpack.ExtType(EXTENSIONS[name], payload)
+
+
+def _pack(*fields: object) -> bytes:
+    data: bytes = msgpack.packb(fields, default=_extension, unicode_errors="surrogatepass")
+    return data
+
+
+def _zone(zone: dt.tzinfo | None, at: dt.datetime | None) -> object:
+    """Return a time zone as nil, its name, or its offset from UTC in seconds."""
+    if zone is None:
+        return None
+    if isinstance(zone, ZoneInfo) and zone.key:
+        return zone.key
+    offset = zone.utcoffset(at)
+    return None if offset is None else offset.total_seconds()
+
+
+def _datetime(value: Any) -> msgpack.ExtType:
+    date = (value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond, value.fold)
+    return _ext("datetime", _pack(*date, _zone(value.tzinfo, value)))
+
+
+def _time(value: Any) -> msgpack.ExtType:
+    fields = (value.hour, value.minute, value.second, value.microsecond, value.fold, _zone(value.tzinfo, None))
+    return _ext("time", _pack(*fields))
+
+
+def _array(value: Any, numpy: Any) -> msgpack.ExtType:
+    dtype = value.dtype
+    if dtype.kind not in _ARRAY_KINDS or dtype.names is not None:
+        msg = f"cannot encode a numpy array of dtype {dtype}: only numbers, booleans, times and fixed-width text travel"
+        raise TypeError(msg)
+    name = "ndarray" if isinstance(value, numpy.ndarray) else "numpy scalar"
+    return _ext(name, _pack(dtype.str, value.shape, numpy.ascontiguousarray(value).tobytes()))
+
+
+_WRITERS: Mapping[type, Callable[[Any], Any]] = {
+    int: lambda v: _ext("int", v.to_bytes((v.bit_length() + 8) // 8, "big", signed=True)),
+    dt.datetime: _datetime,
+    dt.date: lambda v: _ext("date", _pack(v.year, v.month, v.day)),
+    dt.time: _time,
+    dt.timedelta: lambda v: _ext("timedelta", _pack(v.days, v.seconds, v.microseconds)),
+    Decimal: lambda v: _ext("Decimal", str(v).encode()),
+    UUID: lambda v: _ext("UUID", v.bytes),
+    complex: lambda v: _ext("complex", _COMPLEX.pack(v.real, v.imag)),
+    set: lambda v: _ext("set", _pack(*v)),
+    frozenset: lambda v: _ext("frozenset", _pack(*v)),
+    PurePath: lambda v: _ext("Path", str(v).encode(errors="surrogateescape")),
+    Fraction: lambda v: _ext("Fraction", _pack(v.numerator, v.denominator)),
+}
+
+
+def _from_extension(code: int, payload: bytes) -> Any:
+    read = _READERS.get(code)
+    if read is None:
+        msg = f"extension type {code} is not one of queuelib's"
+        raise DecodeError(msg)
+    return read(payload)
+
+
+def _unpack(payload: bytes) -> Any:
+    return decode(payload)
+
+
+def _read_zone(zone: object) -> dt.tzinfo | None:
+    if zone is None:
+        return None
+    if isinstance(zone, str):
+        return ZoneInfo(zone)
+    if isinstance(zone, int | float):
+        return dt.timezone(dt.timedelta(seconds=zone))
+    msg = "a time zone is nil, a name or an offset"
+    raise DecodeError(msg)
+
+
+def _read_datetime(payload: bytes) -> dt.datetime:
+    year, month, day, hour, minute, second, microsecond, fold, zone = _unpack(payload)
+    return dt.datetime(year, month, day, hour, minute, second, microsecond, tzinfo=_read_zone(zone), fold=fold)
+
+
+def _read_time(payload: bytes) -> dt.time:
+    hour, minute, second, microsecond, fold, zone = _unpack(payload)
+    return dt.time(hour, minute, second, microsecond, tzinfo=_read_zone(zone), fold=fold)
+
+
+def _read_array(payload: bytes) -> Any:
+    import numpy as np  # noqa: PLC0415 - only whoever receives arrays needs it
+
+    name, shape, data = _unpack(payload)
+    dtype = np.dtype(name)
+    if dtype.kind not in _ARRAY_KINDS or dtype.names is not None:
+        msg = f"an array of dtype {name!r} does not travel"
+        raise DecodeError(msg)
+    return np.frombuffer(data, dtype).reshape(shape).copy()
+
+
+_READERS: Mapping[int, Callable[[bytes], Any]] = {
+    EXTENSIONS["datetime"]: _read_datetime,
+    EXTENSIONS["date"]: lambda p: dt.date(*_unpack(p)),
+    EXTENSIONS["time"]: _read_time,
+    EXTENSIONS["timedelta"]: lambda p: _timedelta(*_unpack(p)),
+    EXTENSIONS["Decimal"]: lambda p: Decimal(p.decode("ascii")),
+    EXTENSIONS["UUID"]: lambda p: UUID(bytes=p),
+    EXTENSIONS["complex"]: lambda p: complex(*_COMPLEX.unpack(p)),
+    EXTENSIONS["set"]: lambda p: {_hashable(item) for item in _unpack(p)},
+    EXTENSIONS["frozenset"]: lambda p: frozenset(_hashable(item) for item in _unpack(p)),
+    EXTENSIONS["Path"]: lambda p: Path(p.decode(errors="surrogateescape")),
+    EXTENSIONS["int"]: lambda p: int.from_bytes(p, "big", signed=True),
+    EXTENSIONS["ndarray"]: _read_array,
+    EXTENSIONS["numpy scalar"]: lambda p: _read_array(p)[()],
+    EXTENSIONS["Fraction"]: lambda p: Fraction(*_unpack(p)),
+}
+
+
+def _timedelta(days: int, seconds: int, microseconds: int) -> dt.timedelta:
+    return dt.timedelta(days=days, seconds=seconds, microseconds=microseconds)
+
+
+def _map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    result = {_hashable(key): value for key, value in pairs}
+    if len(result) != len(pairs):
+        msg = "a map has the same key twice"
+        raise DecodeError(msg)
+    return result
+
+
+def _hashable(value: Any) -> Any:
+    """Return a key as it was: of what msgpack writes, only lists cannot be keys, and they were tuples."""
+    return tuple(_hashable(item) for item in value) if isinstance(value, list) else value
+
+
+def _children(value: object) -> Iterator[tuple[str, object]]:
+    """Yield the containers directly inside a value, with the path to each."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if type(item) not in _SCALARS:
+                yield f"[{key!r}]", item
+            if type(key) not in _SCALARS:
+                yield f"<key {key!r:.40}>", key
+    elif isinstance(value, list | tuple | set | frozenset):
+        for position, item in enumerate(value):
+            if type(item) not in _SCALARS:
+                yield f"[{position}]", item
+    else:
+        for name, item in (fields_of(value) or {}).items():
+            if type(item) not in _SCALARS:
+                yield f".{name}", item
+
+
+def _is_shallow(value: object, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        if not level:
+            return True
+        if len(level) == 1 and type(level[0]) is list:  # the common case, without generators
+            level = [item for item in level[0] if type(item) not in _SCALARS]
+        else:
+            level = [child for item in level for _, child in _children(item)]
+        if len(level) > _MAX_LIST:
+            return False
+    return not level
+
+
+def _deepest(value: object, depth: int) -> tuple[str, object]:
+    path = ""
+    for _ in range(depth):
+        for step, child in _children(value):
+            if not _is_shallow(child, depth):
+                path, value = path + step, child
+                break
+        if len(path) > 60:  # noqa: PLR2004 - enough to find it
+            return path + "...", value
+    return path, value
+
+
+def _explain(value: object, error: Exception) -> str:
+    """Return a message that says which part of a value cannot be encoded, and why."""
+    path, culprit = "value", value
+    reason: Exception = error
+    while True:
+        for step, child in _children(culprit):
+            try:
+                msgpack.packb(child, default=_extension, unicode_errors="surrogatepass")
+            except (TypeError, ValueError, OverflowError, RecursionError) as inner:
+                path, culprit, reason = path + step, child, inner
+                break
+        else:
+            return f"{path}: {reason}"

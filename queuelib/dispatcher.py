@@ -1,0 +1,546 @@
+"""The dispatcher: registers tasks, turns messages into bundles, and hands them to the broker."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import is_dataclass
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from queuelib import beside, job as jobs
+from queuelib import mapping, naming, plugins
+from queuelib.bundle import Chunks, outgoing
+from queuelib.color import DEFAULT_PALETTE, Palette
+from queuelib.errors import (
+    BrokerUnavailable,
+    ConfigurationError,
+    QueuelibError,
+    RegistrationError,
+    SubmitUnknown,
+    UnknownTask,
+)
+from queuelib.events import Events
+from queuelib.handlers import Handlers, Registry
+from queuelib.ids import Key, job_id, new_bundle_id, parse_job_id
+from queuelib.job import Job, Outcomes
+from queuelib.message import Bundle, Limits, Message, Outgoing
+from queuelib.options import CallOptions, Duration, TaskOptions, make_limits
+from queuelib.clock import SYSTEM, Clock, seconds
+from queuelib.settings import DEFAULT_NAMESPACE, KEEP, NAMESPACE, SUBMIT_DEADLINE, mask
+from queuelib.task import Definition, Task, call_options
+
+if TYPE_CHECKING:
+    from queuelib.broker import Publisher
+    from queuelib.ports import ResultBackend
+
+__all__ = ["Dispatcher"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+M = TypeVar("M", bound=type)
+DEFAULT_BROKER = "sqlite:///queuelib.db"
+_FRAMES_A_PUBLISH = 256
+
+
+class Dispatcher:
+    """Typed tasks on priority-colored queues, over the broker that a URL names.
+
+    Nothing is connected, and nothing read from the environment, before the first use.
+
+    Args:
+        broker: URL of the broker: `sqlite:///file`, `redis://`, `amqp://`, `memory://` or another that kombu knows.
+            None: $QUEUELIB_BROKER, else the file queuelib.db in the current folder.
+        results: URL of the result backend; None: $QUEUELIB_RESULTS, else the broker's own server.
+        namespace: Prefix of every key, queue, stream and row; None: $QUEUELIB_NAMESPACE, else `queuelib`.
+        routes: Color by task name: `{"render.*": "green"}`; the first pattern that matches. A message class may
+            stand for a pattern.
+        palette: The colors.
+        keep: Seconds or timedelta for which outcomes are kept.
+        submit_deadline: Seconds within which `submit` answers.
+        clock: The clocks, for tests.
+
+    Raises:
+        ConfigurationError: A name, number or color cannot work.
+    """
+
+    def __init__(  # noqa: PLR0913 - the whole configuration of a program, all of it optional
+        self,
+        broker: str | None = None,
+        *,
+        results: str | None = None,
+        namespace: str | None = None,
+        routes: Mapping[str | type, str] | None = None,
+        palette: Palette = DEFAULT_PALETTE,
+        keep: Duration = KEEP,
+        submit_deadline: Duration = SUBMIT_DEADLINE,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        self._broker_url = broker
+        self._results_url = results
+        self._namespace = namespace
+        self.palette = palette
+        self.keep = seconds(keep)
+        self._deadline = seconds(submit_deadline)
+        self._clock = clock
+        self._routes = dict(routes or {})
+        for color in self._routes.values():
+            palette.require(color)
+        if namespace is not None:
+            _check_namespace(namespace)
+        self.definitions: dict[str, Definition] = {}
+        self.handlers = Registry()
+        self.events = Events()
+        self._classes: dict[type, Definition] = {}
+        self._exceptions: dict[str, type[Exception]] = {}
+        self._lock = threading.RLock()
+        self._publisher: Publisher | None = None
+        self._results: ResultBackend | None = None
+        self._results_pid = 0
+        self._transport_keeps_records = False
+        self.outcomes = Outcomes(
+            self.open_results, self._load_result, self._exceptions, self.keep, self._how_to_serve, self.events
+        )
+
+    # Where it connects to
+
+    def configure(self, *, broker: str | None = None, results: str | None = None, namespace: str | None = None) -> None:
+        """Set what is not None anew; later uses connect there.
+
+        Raises:
+            ConfigurationError: The namespace cannot work.
+        """
+        if namespace is not None:
+            _check_namespace(namespace)
+        self.close()
+        self._broker_url = broker or self._broker_url
+        self._results_url = results or self._results_url
+        self._namespace = namespace or self._namespace
+
+    @property
+    def broker_url(self) -> str:
+        """URL of the broker, with a relative file made absolute by whoever opens it."""
+        return self._broker_url or os.environ.get("QUEUELIB_BROKER") or DEFAULT_BROKER
+
+    @property
+    def results_url(self) -> str:
+        """URL of the result backend."""
+        return self._results_url or os.environ.get("QUEUELIB_RESULTS") or self.broker_url
+
+    @property
+    def namespace(self) -> str:
+        """Prefix of everything this dispatcher names."""
+        return self._namespace or os.environ.get("QUEUELIB_NAMESPACE") or DEFAULT_NAMESPACE
+
+    # Registering
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+    @overload
+    def task(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        color: str | None = None,
+        retries: int = 0,
+        timeout: Duration | None = None,
+        hard_timeout: Duration | None = None,
+        backoff: Duration | None = None,
+        max_backoff: Duration | None = None,
+        retry_for: Sequence[type[BaseException]] = (Exception,),
+        give_up_on: Sequence[type[BaseException]] = (),
+    ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+    def task(  # noqa: PLR0913
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        color: str | None = None,
+        retries: int = 0,
+        timeout: Duration | None = None,
+        hard_timeout: Duration | None = None,
+        backoff: Duration | None = None,
+        max_backoff: Duration | None = None,
+        retry_for: Sequence[type[BaseException]] = (Exception,),
+        give_up_on: Sequence[type[BaseException]] = (),
+    ) -> Any:
+        """Register a function as a task; usable bare, `@dispatcher.task`, or with options.
+
+        Args:
+            function: The function; it stays callable as before.
+            name: Wire name; None: its module and qualified name.
+            color: Name of its color.
+            retries: Attempts after a failure.
+            timeout: Soft time limit in seconds: `SoftTimeLimit` is raised in the handler.
+            hard_timeout: Seconds after which the child is killed; the soft limit + 10 s unless given.
+            backoff: Longest wait in seconds before the first retry; it doubles each time, with full jitter.
+            max_backoff: Cap of that wait, in seconds.
+            retry_for: Exceptions that are retried.
+            give_up_on: Exceptions that are not, although `retry_for` has them.
+
+        Raises:
+            RegistrationError: The name is taken.
+            ConfigurationError: An option cannot work.
+        """
+        limits = make_limits(
+            Limits(),
+            retries=retries,
+            timeout=timeout,
+            hard_timeout=hard_timeout,
+            backoff=backoff,
+            max_backoff=max_backoff,
+        )
+        options = TaskOptions(self._checked(color), limits, tuple(retry_for), tuple(give_up_on))
+
+        def register(fn: Callable[..., Any]) -> Task[..., Any]:
+            from queuelib.schema import Schema  # noqa: PLC0415 - msgspec, unneeded by a program without tasks
+
+            wire_name = name or naming.name_of(fn)
+            definition = Definition(wire_name, Schema.of_function(fn, name=wire_name), options, function=fn)
+            self._add(definition)
+            return Task(self, definition, fn)
+
+        return register if function is None else register(function)
+
+    @overload
+    def message(self, cls: M, /) -> M: ...
+
+    @overload
+    def message(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        color: str | None = None,
+        retries: int = 0,
+        timeout: Duration | None = None,
+        hard_timeout: Duration | None = None,
+        backoff: Duration | None = None,
+        max_backoff: Duration | None = None,
+        retry_for: Sequence[type[BaseException]] = (Exception,),
+        give_up_on: Sequence[type[BaseException]] = (),
+    ) -> Callable[[M], M]: ...
+
+    def message(  # noqa: PLR0913
+        self,
+        cls: type | None = None,
+        /,
+        *,
+        name: str | None = None,
+        color: str | None = None,
+        retries: int = 0,
+        timeout: Duration | None = None,
+        hard_timeout: Duration | None = None,
+        backoff: Duration | None = None,
+        max_backoff: Duration | None = None,
+        retry_for: Sequence[type[BaseException]] = (Exception,),
+        give_up_on: Sequence[type[BaseException]] = (),
+    ) -> Any:
+        """Register a class as a typed message; a bare annotated class becomes a frozen dataclass.
+
+        Args and errors are those of `task`; the handler is the visitor's `visit_<ClassName>`.
+        """
+        limits = make_limits(
+            Limits(),
+            retries=retries,
+            timeout=timeout,
+            hard_timeout=hard_timeout,
+            backoff=backoff,
+            max_backoff=max_backoff,
+        )
+        options = TaskOptions(self._checked(color), limits, tuple(retry_for), tuple(give_up_on))
+
+        def register(message_class: type) -> type:
+            from queuelib.schema import Schema, as_message_class  # noqa: PLC0415
+
+            message_class = as_message_class(message_class)
+            wire_name = name or naming.name_of(message_class)
+            self.handlers.know(message_class)
+            schema = Schema.of_class(message_class, name=wire_name)
+            definition = Definition(wire_name, schema, options, message_class=message_class)
+            self._add(definition)
+            self._classes[message_class] = definition
+            return message_class
+
+        return register if cls is None else register(cls)
+
+    def register(self, visitor: Handlers) -> None:
+        """Add a visitor, whose methods handle messages.
+
+        Raises:
+            RegistrationError: Another visitor handles one of its messages already.
+        """
+        self.handlers.add(visitor)
+
+    def register_exception(self, cls: type[Exception]) -> type[Exception]:
+        """Have `result()` raise this class as itself when a handler raised it; usable as a decorator."""
+        self._exceptions[f"{cls.__module__}.{cls.__qualname__}"] = cls
+        return cls
+
+    # Submitting
+
+    def submit(self, message: Message[R] | Any) -> Job[R]:
+        """Submit a typed message and return its job, once the broker has accepted it.
+
+        Raises:
+            UnknownTask: Its class is not registered.
+            ArgumentError, EncodeError, BrokerUnavailable, SubmitUnknown: As for `task.submit`.
+        """
+        return self.submit_many([message])[0]
+
+    def submit_many(self, messages: Iterable[Message[R] | Any]) -> list[Job[R]]:
+        """Submit typed messages and return their jobs, in order.
+
+        Raises:
+            UnknownTask, ArgumentError, EncodeError: One of them does not fit; nothing of this call was submitted.
+            BrokerUnavailable, SubmitUnknown: As for `task.submit_many`.
+        """
+        runs: list[tuple[Definition, list[bytes]]] = []
+        for message in messages:
+            definition = self._definition_of(message)
+            if not runs or runs[-1][0] is not definition:
+                runs.append((definition, []))
+            runs[-1][1].append(definition.schema.pack_message(message))
+        return self._submit_columns([(d, column, CallOptions()) for d, column in runs])
+
+    def submit_rows(
+        self, definition: Definition, rows: Iterable[tuple[tuple[Any, ...], dict[str, Any]]], options: CallOptions
+    ) -> list[Job[Any]]:
+        """Submit calls of one task; this is what `task.submit` calls."""
+        pack = definition.schema.pack
+        return self._submit_columns([(definition, [pack(args, kwargs) for args, kwargs in rows], options)])
+
+    def map_rows(
+        self, definition: Definition, rows: Iterable[tuple[Any, ...]], options: CallOptions, *, ordered: bool
+    ) -> Generator[Any]:
+        """Submit calls lazily and yield their results; this is what `task.map` calls."""
+        pack = definition.schema.pack
+
+        def send(columns: list[list[bytes]]) -> list[bytes]:
+            bundles = [self._bundle(definition, column, options) for column in columns]
+            self.publish([outgoing(bundle) for bundle in bundles])
+            return [bundle.id for bundle in bundles]
+
+        about = (definition.name, self._color_of(definition, options))
+        stream = mapping.Stream(Chunks(pack(row, {}) for row in rows), send, self.outcomes, about)
+        stream.refill()
+        return stream.ordered() if ordered else stream.unordered()
+
+    def resubmit(self, error: SubmitUnknown) -> None:
+        """Submit again what a lost confirmation left in doubt; whatever had happened, each job is there once.
+
+        Raises:
+            BrokerUnavailable, SubmitUnknown: As for `task.submit`.
+        """
+        self.publish([frame for frame in error.frames if isinstance(frame, Outgoing)])
+
+    # Results
+
+    def job(self, id: str) -> Job[Any]:  # noqa: A002 - the word users know
+        """Return a job by its id, in any process.
+
+        Raises:
+            UnknownJob: The id is mistyped or made up. Ids that look right are looked up when they are used.
+        """
+        return Job(self.outcomes, parse_job_id(id))
+
+    def gather(self, jobs_: Iterable[Job[R]], timeout: Duration | None = None) -> list[R]:
+        """Return the results of jobs in their order; the first failure, in that order, is raised.
+
+        Raises:
+            JobTimeout: Not all ended within `timeout` seconds.
+            Exception: What `job.result()` raises.
+        """
+        return jobs.gather(jobs_, None if timeout is None else seconds(timeout))
+
+    def as_completed(self, jobs_: Iterable[Job[R]], timeout: Duration | None = None) -> Iterator[Job[R]]:
+        """Yield jobs as they end.
+
+        Raises:
+            JobTimeout: Not all ended within `timeout` seconds.
+        """
+        return jobs.as_completed(jobs_, None if timeout is None else seconds(timeout))
+
+    def open_results(self) -> ResultBackend:
+        """Return the result backend of this process, opened on first use."""
+        with self._lock:
+            if self._results is None or self._results_pid != os.getpid():
+                url = self.results_url
+                self._results = plugins.backend_for(url).results(url, self.namespace, self.keep)
+                self._results_pid = os.getpid()
+            return self._results
+
+    # Workers
+
+    def workers(self, processes: int = 2, *, name: str = "") -> AbstractContextManager[None]:
+        """Run a real worker beside this program while the block lasts.
+
+        It serves the tasks of the modules that registered them here. On leaving, running jobs get 10 s to finish,
+        the rest goes back to its queue, and what is queued stays.
+
+        Args:
+            processes: Number of children; on memory:// threads of this process.
+            name: Name of the worker; made up unless given.
+
+        Raises:
+            WorkerError: It did not start, or lacks a task that this program has; the message has its words.
+        """
+        _refuse_in_worker("workers()")
+        return beside.workers(self, processes, name)
+
+    def close(self) -> None:
+        """Close connections; a later use opens them again."""
+        with self._lock:
+            if self._publisher is not None:
+                self._publisher.close()
+                self._publisher = None
+            if self._results is not None and self._results_pid == os.getpid():
+                self._results.close()
+            self._results = None
+
+    # How
+
+    def _submit_columns(self, columns: Sequence[tuple[Definition, list[bytes], CallOptions]]) -> list[Job[Any]]:
+        _refuse_in_worker("submit()")
+        made: list[Job[Any]] = []
+        frames: list[Outgoing] = []
+        for definition, column, options in columns:
+            about = (definition.name, self._color_of(definition, options))
+            for chunk in Chunks(column):
+                bundle = self._bundle(definition, chunk, options)
+                frames.append(outgoing(bundle))
+                made += [Job(self.outcomes, Key(bundle.id, index), about) for index in range(bundle.size)]
+        self.publish(frames)
+        return made
+
+    def _bundle(self, definition: Definition, column: list[bytes], options: CallOptions) -> Bundle:
+        now = self._clock.wall()
+        return Bundle(
+            id=new_bundle_id(now),
+            task=definition.name,
+            color=self._color_of(definition, options),
+            size=len(column),
+            indexes=range(len(column)),
+            arguments=column,
+            schema=definition.schema.hash,
+            limits=options.limits or definition.options.limits,
+            submitted=now,
+            due=None if not options.delay else now + options.delay,
+            expires=None if options.expires is None else now + options.expires,
+            reply=self.open_results().inbox(),
+        )
+
+    def publish(self, frames: Sequence[Outgoing]) -> None:
+        """Hand frames to the broker, in batches; what `submit` ends in.
+
+        Raises:
+            BrokerUnavailable: `error.accepted` has the ids of the jobs that were accepted before.
+            SubmitUnknown: The confirmation of `error.ids` was lost.
+        """
+        end = self._clock.monotonic() + self._deadline
+        accepted: list[str] = []
+        for start in range(0, len(frames), _FRAMES_A_PUBLISH):
+            batch = frames[start : start + _FRAMES_A_PUBLISH]
+            try:
+                publisher = self._open_publisher()
+                if self.open_results().capabilities.records and not self._transport_keeps_records:
+                    self.open_results().accept(batch)
+                publisher.publish(batch, max(0.1, end - self._clock.monotonic()))
+            except BrokerUnavailable as error:
+                error.accepted = (*accepted, *_ids(f for f in batch if f.bundle.hex() in error.accepted))
+                raise
+            except SubmitUnknown as error:
+                doubtful = [frame for frame in error.frames if isinstance(frame, Outgoing)]
+                error.ids = error.unknown = tuple(_ids(doubtful))
+                error.accepted = (*accepted, *_ids(f for f in batch if f not in doubtful))
+                raise
+            accepted += _ids(batch) if len(frames) > _FRAMES_A_PUBLISH else ()
+            end = self._clock.monotonic() + self._deadline
+
+    def _open_publisher(self) -> Publisher:
+        with self._lock:
+            if self._publisher is None:
+                from queuelib import broker  # noqa: PLC0415 - kombu takes 60 ms to import
+
+                settings = broker.settings_for(self.broker_url, self.namespace)
+                self._publisher = broker.Publisher(settings, self.namespace)
+                # Where broker and results are one server, publishing writes the record as well.
+                same = self.results_url == self.broker_url
+                self._transport_keeps_records = same and settings.capabilities.deduplicates
+            return self._publisher
+
+    def _color_of(self, definition: Definition, options: CallOptions) -> str:
+        if options.color is not None:
+            return self.palette.require(options.color)
+        for pattern, color in self._routes.items():
+            if isinstance(pattern, str):
+                if fnmatch.fnmatchcase(definition.name, pattern):
+                    return color
+            elif definition.message_class is not None and issubclass(definition.message_class, pattern):
+                return color
+        return definition.options.color or self.palette.default
+
+    def _definition_of(self, message: object) -> Definition:
+        definition = self._classes.get(type(message))
+        if definition is None:
+            msg = (
+                f"{type(message).__qualname__} is not a registered message: decorate the class with @dispatcher.message, "
+                "or call .submit(...) of a task"
+            )
+            raise UnknownTask(msg)
+        return definition
+
+    def _add(self, definition: Definition) -> None:
+        other = self.definitions.get(definition.name)
+        if other is not None:
+            msg = f"the task name {definition.name!r} is taken; give one of the two another name="
+            raise RegistrationError(msg)
+        self.definitions[definition.name] = definition
+
+    def _checked(self, color: str | None) -> str | None:
+        return color if color is None else self.palette.require(color)
+
+    def _load_result(self, task: str, encoded: bytes) -> Any:
+        definition = self.definitions.get(task)
+        return jobs.plain_value(encoded) if definition is None else definition.schema.load_result(encoded)
+
+    def _how_to_serve(self, task: str, color: str) -> str:
+        url = self.broker_url
+        if url.startswith("sqlite:///"):
+            url = "sqlite:///" + os.path.abspath(url[len("sqlite:///") :])  # noqa: PTH100 - keeps the URL's own slashes
+        definition = self.definitions.get(task)
+        target = naming.worker_target(definition.function or definition.message_class) if definition else "MODULE"
+        return (
+            f"queuelib: no live worker serves task {task!r} in color {color!r} on {mask(url)}. "
+            f"Start one: QUEUELIB_BROKER={mask(url)} queuelib worker {target}"
+        )
+
+
+def _ids(frames: Iterable[Outgoing]) -> list[str]:
+    return [job_id(frame.bundle, index) for frame in frames for index in range(frame.size)]
+
+
+def _check_namespace(namespace: str) -> None:
+    if not NAMESPACE.match(namespace):
+        msg = f"a namespace is 1 to 64 letters, digits, '_' or '-', not {namespace!r}"
+        raise ConfigurationError(msg)
+
+
+def _refuse_in_worker(what: str) -> None:
+    if naming.is_importing:
+        msg = (
+            f"{what} ran while a worker imported this module. Put what the program does, as opposed to what it defines, "
+            'under `if __name__ == "__main__":`'
+        )
+        raise QueuelibError(msg)

@@ -1,0 +1,206 @@
+"""Every error queuelib raises on purpose, as one tree.
+
+QueuelibError
+├── ConfigurationError (ValueError)      a setting, URL, palette or registration that cannot work
+│   ├── MissingDriver (ImportError)      the URL needs an extra that is not installed
+│   └── RegistrationError                two handlers for one message, a task name taken twice, ...
+├── BrokerUnavailable (ConnectionError)  the server did not answer in time; nothing was accepted
+├── SubmitUnknown (ConnectionError)      the confirmation was lost: accepted or not, nobody knows
+├── LeaseLost                            what was taken belongs to another worker by now
+├── EncodeError (ValueError)             a value that does not fit on the wire
+│   └── TooLarge                         it is larger than a message may be
+├── DecodeError (ValueError)             bytes that are not what they should be
+│   └── UnsupportedVersion               written by a newer queuelib
+├── ArgumentError (TypeError)            an argument or result that does not fit its annotation
+├── UnknownTask (LookupError)            no handler is registered under this name
+├── UnknownJob (LookupError)             no job has this id
+├── JobTimeout (TimeoutError)            the result did not come within the time the caller gave
+├── JobFailed                            how a job ended, other than well
+│   ├── RemoteError                      the handler raised; carries the type's name and the traceback
+│   ├── JobExpired                       it was not started before its expiry
+│   ├── JobQuarantined                   it was set aside; `queuelib failed ls` tells why
+│   └── CancelledError (concurrent.futures.CancelledError)
+├── SoftTimeLimit (TimeoutError)         raised inside a handler that ran longer than `timeout`
+├── Retry                                raised by a handler: run me again later
+└── WorkerError (RuntimeError)           a worker could not start
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Sequence
+from datetime import timedelta
+
+__all__ = [
+    "ArgumentError",
+    "BrokerUnavailable",
+    "CancelledError",
+    "ConfigurationError",
+    "DecodeError",
+    "EncodeError",
+    "JobExpired",
+    "JobFailed",
+    "JobQuarantined",
+    "JobTimeout",
+    "LeaseLost",
+    "MissingDriver",
+    "QueuelibError",
+    "RegistrationError",
+    "RemoteError",
+    "RemoteTraceback",
+    "Retry",
+    "SoftTimeLimit",
+    "SubmitUnknown",
+    "TooLarge",
+    "UnknownJob",
+    "UnknownTask",
+    "UnsupportedVersion",
+    "WorkerError",
+]
+
+
+class QueuelibError(Exception):
+    """Root of every error that queuelib raises on purpose."""
+
+
+class ConfigurationError(QueuelibError, ValueError):
+    """A setting, URL, palette or registration that cannot work."""
+
+
+class MissingDriver(ConfigurationError, ImportError):  # noqa: N818 - names a state, as ModuleNotFoundError does
+    """The URL's scheme needs a package that is not installed; the message names the extra."""
+
+
+class RegistrationError(ConfigurationError):
+    """A task, message or visitor that contradicts one that is registered already."""
+
+
+class BrokerUnavailable(QueuelibError, ConnectionError):  # noqa: N818
+    """The server did not answer in time, and nothing was accepted.
+
+    After a `submit_many` that failed half-way, `accepted` holds the ids of the jobs that were
+    accepted before and `unknown` those whose confirmation was lost.
+    """
+
+    def __init__(self, message: str, *, accepted: Sequence[str] = (), unknown: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.accepted = tuple(accepted)
+        self.unknown = tuple(unknown)
+
+
+class SubmitUnknown(QueuelibError, ConnectionError):  # noqa: N818
+    """The broker may or may not have accepted these jobs: its confirmation was lost.
+
+    Submitting `frames` again with `dispatcher.resubmit(error)` gives one job each, whatever happened.
+
+    Attributes:
+        ids: Ids of the jobs in doubt.
+        frames: `(color, bundle id, frame, due)` of each broker message in doubt.
+        accepted: Ids that were confirmed before the connection was lost.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        ids: Sequence[str] = (),
+        frames: Sequence[object] = (),
+        accepted: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.ids = tuple(ids)
+        self.unknown = self.ids
+        self.frames = tuple(frames)
+        self.accepted = tuple(accepted)
+
+
+class LeaseLost(QueuelibError):  # noqa: N818
+    """What was taken from the broker belongs to another worker by now."""
+
+
+class EncodeError(QueuelibError, ValueError):
+    """A value that does not fit on the wire; the message names its path."""
+
+
+class TooLarge(EncodeError):
+    """A value or message larger than the limit, in bytes."""
+
+
+class DecodeError(QueuelibError, ValueError):
+    """Bytes that are not what they should be: truncated, foreign, too deep or too large."""
+
+
+class UnsupportedVersion(DecodeError):
+    """An envelope written by a newer queuelib."""
+
+
+class ArgumentError(QueuelibError, TypeError):
+    """An argument or a result that does not fit its annotation; the message names its path."""
+
+
+class UnknownTask(QueuelibError, LookupError):  # noqa: N818
+    """No handler is registered under this name."""
+
+
+class UnknownJob(QueuelibError, LookupError):  # noqa: N818
+    """No job has this id: it was never given out, or its outcome was kept long enough and forgotten."""
+
+
+class JobTimeout(QueuelibError, TimeoutError):  # noqa: N818
+    """The result did not come within the time the caller gave; the job itself goes on."""
+
+
+class JobFailed(QueuelibError):  # noqa: N818
+    """How a job ended, other than well."""
+
+
+class RemoteError(JobFailed):
+    """The handler raised an exception that is not rebuilt here by its type.
+
+    Attributes:
+        type_name: Name of the exception's class, as text; it is never imported.
+        traceback_text: Traceback of the worker, as text.
+    """
+
+    def __init__(self, message: str, *, type_name: str = "", traceback_text: str = "") -> None:
+        super().__init__(message)
+        self.type_name = type_name
+        self.traceback_text = traceback_text
+
+
+class RemoteTraceback(JobFailed):  # noqa: N818
+    """The traceback of the worker, as text; it stands as the cause of the exception that is raised here."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+class JobExpired(JobFailed):
+    """The job was not started before its expiry."""
+
+
+class JobQuarantined(JobFailed):
+    """The job was set aside because nobody can run it; `queuelib failed ls` tells why."""
+
+
+class CancelledError(JobFailed, concurrent.futures.CancelledError):
+    """The job was cancelled before it started."""
+
+
+class SoftTimeLimit(QueuelibError, TimeoutError):  # noqa: N818
+    """Raised inside a handler that ran longer than its task's `timeout`; a failure that may retry."""
+
+
+class Retry(QueuelibError):  # noqa: N818
+    """Raised by a handler: run this job again, after `delay` seconds where given.
+
+    It counts as one of the task's `retries`; when those are used up the job fails.
+    """
+
+    def __init__(self, delay: float | timedelta | None = None, *, reason: str = "retry asked for") -> None:
+        super().__init__(reason)
+        self.delay = delay.total_seconds() if isinstance(delay, timedelta) else delay
+
+
+class WorkerError(QueuelibError, RuntimeError):
+    """A worker could not start; the message holds its own words or traceback."""

@@ -1,0 +1,170 @@
+"""The visitor: from a message to the method that does its work.
+
+`visit_<MessageClass>` is looked for by the message's class, then by its base classes in their order of resolution,
+then `generic_visit`. The same visitor dispatches on plain options: `visit(42)` calls `visit_42`, `visit("IN")` calls
+`visit_IN`. What was found is remembered, so that a second look-up is one dictionary access.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from queuelib.errors import RegistrationError, UnknownTask
+
+__all__ = ["Handlers", "Registry"]
+
+Method = Callable[..., Any]
+_PREFIX = "visit_"
+
+
+class Handlers:
+    """Base of visitors; a subclass holds its own configuration and one method a message class.
+
+    Example:
+        >>> class Greeter(Handlers):
+        ...     def visit_str(self, text, mark="!"):
+        ...         return text + mark
+        ...     def visit_42(self, number):
+        ...         return "the answer"
+        >>> Greeter().visit("hello", mark="?"), Greeter().visit(42)
+        ('hello?', 'the answer')
+    """
+
+    def visit(self, subject: object, *args: object, **kwargs: object) -> Any:
+        """Call the method for `subject` with it and with all that follows, and return what it returns.
+
+        Raises:
+            UnknownTask: There is no method for it and no `generic_visit`.
+        """
+        return self.find(subject)(subject, *args, **kwargs)
+
+    def find(self, subject: object) -> Method:
+        """Return the bound method for a message or option.
+
+        Raises:
+            UnknownTask: There is none and no `generic_visit`.
+        """
+        cache = self._methods()
+        key = _key(subject)
+        method = cache.get(key)
+        if method is None:
+            method = self._look_up(subject)
+            if len(cache) < _MAX_REMEMBERED:  # options come from the caller and have no bound
+                cache[key] = method
+        return method
+
+    def add(self, name: str | type, method: Method) -> None:
+        """Add the method for a message class or option at run time; `method` gets the subject first, not `self`.
+
+        Raises:
+            RegistrationError: This visitor has one already.
+        """
+        attribute = _PREFIX + (name.__name__ if isinstance(name, type) else str(name))
+        if hasattr(self, attribute):
+            msg = f"{type(self).__name__} already has {attribute}"
+            raise RegistrationError(msg)
+        setattr(self, attribute, method)
+        self._methods().clear()
+
+    def handles(self, message_class: type) -> bool:
+        """Whether there is a method for the class or one of its bases, `generic_visit` aside."""
+        return any(hasattr(self, _PREFIX + base.__name__) for base in message_class.__mro__[:-1])
+
+    @property
+    def has_default(self) -> bool:
+        """Whether there is a `generic_visit`."""
+        return hasattr(self, "generic_visit")
+
+    def _methods(self) -> dict[Hashable, Method]:
+        # Made on first use: a subclass need not call super().__init__().
+        try:
+            return self.__found
+        except AttributeError:
+            self.__found: dict[Hashable, Method] = {}
+            return self.__found
+
+    def _look_up(self, subject: object) -> Method:
+        names = [base.__name__ for base in type(subject).__mro__[:-1]]
+        if _is_option(subject):
+            names.insert(0, str(subject))
+        for name in [*(_PREFIX + name for name in names), "generic_visit"]:
+            method = getattr(self, name, None)
+            if callable(method):
+                return method
+        msg = f"{type(self).__name__} has neither {_PREFIX}{names[0]} nor generic_visit"
+        raise UnknownTask(msg)
+
+
+class Registry:
+    """The visitors of a dispatcher, as one.
+
+    Two visitors with a method for the same class, two with a `generic_visit`, or two classes of one simple name
+    under one visitor are refused when they are registered: which of them ran would depend on the order of imports.
+    """
+
+    def __init__(self) -> None:
+        self._visitors: list[Handlers] = []
+        self._classes: dict[str, type] = {}
+
+    def add(self, visitor: Handlers) -> None:
+        """Add a visitor.
+
+        Raises:
+            RegistrationError: It is no visitor, or another one handles one of its messages.
+        """
+        if not isinstance(visitor, Handlers):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"register() takes an instance of a Handlers subclass, not {visitor!r}"
+            raise RegistrationError(msg)
+        mine = _method_names(visitor)
+        for other in self._visitors:
+            both = mine & _method_names(other)
+            if both:
+                msg = f"{type(visitor).__name__} and {type(other).__name__} both have {', '.join(sorted(both))}"
+                raise RegistrationError(msg)
+        self._visitors.append(visitor)
+
+    def know(self, message_class: type) -> None:
+        """Note a message class, so that a second one of the same simple name is refused.
+
+        Raises:
+            RegistrationError: `visit_<name>` would mean two classes.
+        """
+        name = message_class.__name__
+        other = self._classes.setdefault(name, message_class)
+        if other is not message_class and any(hasattr(v, _PREFIX + name) for v in self._visitors):
+            msg = f"{_PREFIX}{name} would mean both {_full(other)} and {_full(message_class)}: rename one of them"
+            raise RegistrationError(msg)
+
+    def find(self, message: object) -> Method | None:
+        """Return the method for a message: a specific one of any visitor before any `generic_visit`; None if none."""
+        default = None
+        for visitor in self._visitors:
+            if visitor.handles(type(message)):
+                return visitor.find(message)
+            if visitor.has_default:
+                default = visitor
+        return default.find(message) if default is not None else None
+
+    def handles(self, message_class: type) -> bool:
+        """Whether some visitor handles the class, by its own method or by `generic_visit`."""
+        return any(visitor.handles(message_class) or visitor.has_default for visitor in self._visitors)
+
+
+_MAX_REMEMBERED = 10_000
+
+
+def _key(subject: object) -> Hashable:
+    return (type(subject), subject) if _is_option(subject) else type(subject)
+
+
+def _is_option(subject: object) -> bool:
+    return isinstance(subject, str | int | float) or subject is None
+
+
+def _method_names(visitor: Handlers) -> set[str]:
+    return {name for name in dir(visitor) if name.startswith(_PREFIX) or name == "generic_visit"}
+
+
+def _full(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

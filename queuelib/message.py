@@ -1,0 +1,98 @@
+"""What travels: the base of typed messages, the limits of a task, and the bundle that a broker message carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Bundle", "Limits", "Message", "Outgoing"]
+
+R = TypeVar("R")
+
+
+class Message(Generic[R]):
+    """Optional base of a message class, for type checkers: `class Evaluate(Message[float])` says what its job returns."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a job may take, in seconds and attempts.
+
+    Attributes:
+        timeout: Soft limit: `SoftTimeLimit` is raised in the handler; None for no limit.
+        hard_timeout: The child is killed; 10 s after the soft limit unless said otherwise.
+        retries: How often the job is run again after a failure.
+        backoff: Longest wait before the first retry; it doubles with each, with full jitter.
+        max_backoff: Cap of that wait.
+    """
+
+    timeout: float | None = None
+    hard_timeout: float | None = None
+    retries: int = 0
+    backoff: float = 1.0
+    max_backoff: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Jobs of one task that travel in one broker message; a single job is a bundle of one.
+
+    Attributes:
+        id: 16 bytes, shared by every part that is split off later.
+        task: Wire name of the task.
+        color: Queue it belongs to.
+        size: Number of jobs the bundle was submitted with.
+        indexes: Which of them travel here, ascending.
+        arguments: One encoded argument list for each of `indexes`.
+        schema: Digest of the argument types at the submitter.
+        limits: Time limits and retries.
+        submitted: Wall time of submission.
+        due: Wall time before which it must not start, or None.
+        expires: Wall time after which it must not start, or None.
+        attempt: 1 for the first run, one more for each retry.
+        deaths: How many children or workers died while running it.
+        reply: Where a waiting client is told of outcomes; empty for nowhere.
+        trace: Opaque tracing context.
+    """
+
+    id: bytes
+    task: str
+    color: str
+    size: int
+    indexes: Sequence[int]
+    arguments: Sequence[bytes]
+    schema: bytes = b""
+    limits: Limits = field(default_factory=Limits)
+    submitted: float = 0.0
+    due: float | None = None
+    expires: float | None = None
+    attempt: int = 1
+    deaths: int = 0
+    reply: str = ""
+    trace: bytes = b""
+
+
+class Outgoing(NamedTuple):
+    """A frame on its way to the broker.
+
+    Attributes:
+        color: Name of the color whose queue it goes to.
+        bundle: Id of its bundle.
+        frame: The envelope.
+        due: Wall time before which nobody takes it, or None.
+        size: Number of jobs in the bundle as submitted.
+        is_successor: Whether it continues jobs that were accepted before (a retry, a split). A transport that
+            accepts each bundle id only once must let successors pass.
+    """
+
+    color: str
+    bundle: bytes
+    frame: bytes
+    due: float | None = None
+    size: int = 1
+    is_successor: bool = False

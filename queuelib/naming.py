@@ -1,0 +1,56 @@
+"""How tasks are called on the wire, so that a script, its import and its worker use the same names."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from queuelib.errors import RegistrationError
+
+__all__ = ["dotted_name", "file_of", "is_importing", "name_of", "worker_target"]
+
+is_importing = False  # true in a worker's template while it imports the user's modules
+
+
+def name_of(thing: Any) -> str:
+    """Return the wire name of a function or class: its module and qualified name.
+
+    In a script run as `__main__` the file's own module name stands in.
+
+    Raises:
+        RegistrationError: It was defined in a notebook or at a prompt, where no worker can import it from.
+    """
+    module = str(thing.__module__)
+    if module == "__main__":
+        path = file_of(thing)
+        if path is None:
+            msg = f"{thing.__qualname__} is defined in a notebook or at a prompt: move it to a .py file and import it from there"
+            raise RegistrationError(msg)
+        module = dotted_name(path)
+    return f"{module}.{thing.__qualname__}".replace(".<locals>", "").replace("<lambda>", "lambda")
+
+
+def file_of(thing: Any) -> Path | None:
+    """Return the file that a function or class was defined in, or None at a prompt."""
+    file = getattr(sys.modules.get(str(thing.__module__)), "__file__", None)
+    if file is None:
+        return None
+    path = Path(file).absolute()
+    return path if path.exists() else None
+
+
+def dotted_name(path: Path) -> str:
+    """Return the module name of a file: it climbs while the folder is a package."""
+    parts = [path.stem] if path.stem not in ("__init__", "__main__") else []
+    folder = path.parent
+    while (folder / "__init__.py").exists():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(parts) or path.stem
+
+
+def worker_target(thing: Any) -> str:
+    """Return what to write after `queuelib worker` to serve a function or class."""
+    path = file_of(thing)
+    return str(path) if path is not None else str(thing.__module__)

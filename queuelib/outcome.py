@@ -1,0 +1,118 @@
+"""How a job ends, as values, and the one rule that says which of two records of a job stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from queuelib.ids import Key
+
+__all__ = [
+    "CANCELLED",
+    "EXPIRED",
+    "FAILED",
+    "QUARANTINED",
+    "QUEUED",
+    "RETRYING",
+    "RUNNING",
+    "SCHEDULED",
+    "SUCCEEDED",
+    "TERMINAL",
+    "Again",
+    "Done",
+    "Failed",
+    "NotRun",
+    "Outcome",
+    "Quarantined",
+    "Record",
+    "supersedes",
+]
+
+QUEUED: Final = "queued"
+SCHEDULED: Final = "scheduled"
+RUNNING: Final = "running"
+RETRYING: Final = "retrying"
+SUCCEEDED: Final = "succeeded"
+FAILED: Final = "failed"
+CANCELLED: Final = "cancelled"
+EXPIRED: Final = "expired"
+QUARANTINED: Final = "quarantined"
+TERMINAL: Final = frozenset({SUCCEEDED, FAILED, CANCELLED, EXPIRED, QUARANTINED})
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The handler returned; `body` is the encoded result."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The handler failed or asked for it, and the job may be tried again after `delay` seconds (None: back-off)."""
+
+    delay: float | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The handler failed for good; `body` is the encoded error."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """Nobody can run this; it is set aside with its `reason` and never retried by itself."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotRun:
+    """The job ended before it started: `cancelled` or `expired`."""
+
+    state: str
+
+
+Outcome = Done | Again | Failed | Quarantined | NotRun
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a result backend keeps of one job: a state and opaque bytes.
+
+    Attributes:
+        key: The job.
+        state: One of the states above.
+        attempt: The attempt that this record tells of, 1 for the first.
+        body: Encoded result or error; empty for a state without one.
+        at: Wall time in seconds at which it was made.
+    """
+
+    key: Key
+    state: str
+    attempt: int = 1
+    body: bytes = b""
+    at: float = 0.0
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended."""
+        return self.state in TERMINAL
+
+
+def supersedes(new: Record, old: Record | None) -> bool:
+    """Return whether `new` takes the place of `old` for one job.
+
+    A success stands for ever; any other ending gives way to a success only; a state on the way gives way to
+    every ending and to a state of the same or a later attempt.
+    """
+    if old is None:
+        return True
+    if old.state == SUCCEEDED:
+        return False
+    if old.is_final:
+        return new.state == SUCCEEDED
+    return new.is_final or new.attempt >= old.attempt

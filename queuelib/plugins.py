@@ -1,0 +1,89 @@
+"""From a URL's scheme to the package that serves it; loads a backend on its first use."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from queuelib.errors import ConfigurationError, MissingDriver
+from queuelib.settings import mask
+
+if TYPE_CHECKING:
+    from queuelib.ports import Backend
+
+__all__ = ["backend_for", "find_backend", "scheme_of"]
+
+GROUP = "queuelib.backends"
+_OURS = {  # serves a source tree that is on sys.path without being installed
+    "memory": "queuelib_memory",
+    "sqlite": "queuelib_sqlite",
+    "redis": "queuelib_redis",
+    "rediss": "queuelib_redis",
+    "sentinel": "queuelib_redis",
+    "amqp": "queuelib_rabbitmq",
+    "amqps": "queuelib_rabbitmq",
+    "pyamqp": "queuelib_rabbitmq",
+}
+
+
+def scheme_of(url: str) -> str:
+    """Return a URL's scheme in lower case.
+
+    Raises:
+        ConfigurationError: The text is not a URL.
+    """
+    scheme, separator, _ = url.partition("://")
+    if not separator or not scheme:
+        msg = f"{mask(url)!r} is not a broker URL; examples: sqlite:///jobs.db, redis://host/0, amqp://host//"
+        raise ConfigurationError(msg)
+    return scheme.lower()
+
+
+def find_backend(url: str) -> Backend | None:
+    """Return the backend for a URL, or None if no installed package serves its scheme.
+
+    Raises:
+        ConfigurationError: The text is not a URL.
+        MissingDriver: The backend needs a package that is not installed.
+    """
+    scheme = scheme_of(url)
+    package = _OURS.get(scheme)
+    if package is not None:
+        return _load(package)
+    for entry in entry_points(group=GROUP):
+        if entry.value.partition(":")[0] in _OURS.values():
+            continue
+        backend: Backend = entry.load()
+        if scheme in backend.schemes:
+            return backend
+    return None
+
+
+def backend_for(url: str) -> Backend:
+    """Return the backend for a URL.
+
+    Raises:
+        ConfigurationError: No installed package serves its scheme; the message lists those that are.
+    """
+    backend = find_backend(url)
+    if backend is None:
+        msg = f"nothing serves {mask(url)!r}; known schemes: {', '.join(sorted(_OURS))}"
+        raise ConfigurationError(msg)
+    return backend
+
+
+@cache
+def _load(package: str) -> Backend:
+    try:
+        backend: Backend = importlib.import_module(package).BACKEND
+    except ModuleNotFoundError as error:
+        if error.name == package:
+            msg = f"the package {package} is not importable: reinstall queuelib-kombu ({sys.executable} -m pip)"
+        else:
+            extra = package.removeprefix("queuelib_")
+            msg = f'the {extra} backend needs {error.name}: pip install "queuelib-kombu[{extra}]"'
+        raise MissingDriver(msg) from error
+    return backend

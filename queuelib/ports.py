@@ -1,0 +1,383 @@
+"""The doors between the core and its backends: what a server's package must offer, and nothing of any server.
+
+Everything moves in batches; one is a batch of one. A backend that fulfils these protocols is right when it passes
+the conformance classes in `queuelib.testing`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from queuelib.ids import Key
+from queuelib.message import Outgoing
+from queuelib.outcome import Record
+
+__all__ = [
+    "Backend",
+    "Cancelled",
+    "DelayQueues",
+    "Delivery",
+    "Lane",
+    "Outgoing",
+    "QuarantineItem",
+    "Redelivery",
+    "ResultBackend",
+    "ResultCapabilities",
+    "Settled",
+    "Settlement",
+    "TransportCapabilities",
+    "TransportSettings",
+    "WorkerInfo",
+]
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Delivery:
+    """A frame in hand: it must be settled or given back.
+
+    Attributes:
+        frame: The bytes as they were published.
+        color: The color it was taken from.
+        tag: The transport's own handle.
+        redelivered: Whether somebody took it before and died, or gave it back.
+        published: Wall time of its first publication, as far as the transport knows; else of its arrival.
+    """
+
+    frame: bytes
+    color: str
+    tag: Any
+    redelivered: bool = False
+    published: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineItem:
+    """A message that nobody may lose and nobody can run.
+
+    Attributes:
+        id: Id of the job, or of the item where no job could be read from it.
+        color: Where it came from.
+        reason: Why it is here, for people.
+        frame: The envelope, to be published again on request.
+        at: Wall time in seconds.
+    """
+
+    id: str
+    color: str
+    reason: str
+    frame: bytes
+    at: float
+
+
+@dataclass(slots=True, eq=False)
+class Settled:
+    """All that one delivery asks to be written, in this order: records and quarantine, successors, acknowledgement.
+
+    Attributes:
+        delivery: The delivery.
+        records: Outcomes and states of its jobs.
+        successors: Frames that continue some of its jobs.
+        quarantined: What is set aside.
+        is_complete: Whether the delivery is acknowledged: no job of it is left.
+        reply: Where a waiting client is told; empty for nowhere.
+    """
+
+    delivery: Delivery
+    records: list[Record] = field(default_factory=list[Record])
+    successors: list[Outgoing] = field(default_factory=list[Outgoing])
+    quarantined: list[QuarantineItem] = field(default_factory=list[QuarantineItem])
+    is_complete: bool = False
+    reply: str = ""
+
+
+class Redelivery(enum.Enum):
+    """What the redelivery of a dead taker's messages rests on."""
+
+    LEASE = "lease"  # a claim that the living renew, or a lock that dies with its owner
+    CONNECTION = "connection"  # the broker sees the connection end
+    VISIBILITY = "visibility"  # a fixed time, whether the taker lives or not
+    NONE = "none"  # a message taken is gone
+
+
+@dataclass(frozen=True, slots=True)
+class TransportCapabilities:
+    """What a transport can promise; broker.py emulates or refuses what is missing, by these and never by name.
+
+    Attributes:
+        has_batch_verbs: Its channel offers the verbs of `Lane` itself.
+        redelivery: What happens to a dead taker's messages.
+        recovery: Seconds until they are taken again, or None for never or unknown.
+        delays: It holds a frame back until it is due.
+        deduplicates: It accepts each bundle id once.
+        wakes: Its `fileno` becomes readable when there may be something to take.
+        crosses_processes: Other processes see what is published.
+        survives_restart: A confirmed frame survives the death of the server process.
+    """
+
+    has_batch_verbs: bool = False
+    redelivery: Redelivery = Redelivery.NONE
+    recovery: float | None = None
+    delays: bool = False
+    deduplicates: bool = False
+    wakes: bool = False
+    crosses_processes: bool = True
+    survives_restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResultCapabilities:
+    """What a result backend can promise.
+
+    Attributes:
+        records: It knows which ids were given out, so that a made-up one is told from a queued one.
+        crosses_processes: Other processes read what is stored.
+        survives_restart: A stored outcome survives the death of the server process.
+        cancels_at_once: A queued job that is cancelled ends so without a worker.
+    """
+
+    records: bool = False
+    crosses_processes: bool = True
+    survives_restart: bool = False
+    cancels_at_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TransportSettings:
+    """How broker.py opens and uses a kombu transport.
+
+    Attributes:
+        url: URL for `kombu.Connection`, with a scheme that kombu or `alias` knows.
+        capabilities: What it can promise.
+        alias: `(scheme, "module:Class")` to add to kombu's table of transports, or None.
+        options: kombu's transport options.
+        connection: Further keyword arguments for `kombu.Connection` (heartbeat, ssl, ...).
+        queue_arguments: Arguments with which each color's queue is declared.
+        confirms: Publishes are confirmed by the server, in batches, and unroutable ones returned.
+        delays: Ladder of waiting queues, where the transport has no delays of its own: see `DelayQueues`.
+    """
+
+    url: str
+    capabilities: TransportCapabilities
+    alias: tuple[str, str] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    connection: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    queue_arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    confirms: bool = False
+    delays: DelayQueues | None = None
+
+
+class DelayQueues(Protocol):
+    """Names the waiting queues from which a server moves a frame on by itself when its time has come."""
+
+    def route(self, queue: str, delay: float) -> tuple[str, Mapping[str, Any]]:
+        """Return the waiting queue for a frame that `queue` gets after `delay` seconds, and its arguments."""
+        ...
+
+
+class Lane(Protocol):
+    """The verbs by which the core moves frames; one thread at a time.
+
+    Every verb raises `BrokerUnavailable` when the server is gone; the lane is then closed and built anew.
+    """
+
+    @property
+    def capabilities(self) -> TransportCapabilities:
+        """What the transport below can promise."""
+        ...
+
+    def publish(self, frames: Sequence[Outgoing], deadline: float) -> None:
+        """Return when the server has accepted every frame.
+
+        Args:
+            frames: What to publish.
+            deadline: Seconds the call may take.
+
+        Raises:
+            BrokerUnavailable: None was accepted, or the first ones up to `error.accepted` (bundle ids in hex).
+            SubmitUnknown: The confirmation of some was lost; `error.frames` are those.
+        """
+        ...
+
+    def take(self, room: Mapping[str, int]) -> list[Delivery]:
+        """Return what is ready now, at most `room[color]` more frames of each color; never wait."""
+        ...
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Settle for good; return those that were not ours any more."""
+        ...
+
+    def give_back(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
+        """Return deliveries to their queues, unchanged, for others to take after `delay` seconds."""
+        ...
+
+    def renew(self) -> None:
+        """Keep the claim on what was taken, and return the messages of the dead to their queues."""
+        ...
+
+    def fileno(self) -> int | None:
+        """Return a descriptor that is readable when `take` may find something, or None: poll."""
+        ...
+
+    def next_due(self) -> float | None:
+        """Return the wall time at which a delayed frame becomes ready, or None."""
+        ...
+
+    def waiting(self, colors: Sequence[str]) -> dict[str, int]:
+        """Return the number of frames that wait in each color's queue, due or not."""
+        ...
+
+    def notes(self) -> list[str]:
+        """Return what a worker on this very server should say at its start: promises that are weaker here."""
+        ...
+
+    @property
+    def handle(self) -> Any:
+        """What `Backend.join` is given: the kombu channel of batch verbs, or this lane itself."""
+        ...
+
+    def close(self) -> None:
+        """Give up the connection; what was taken and not settled is for others at once."""
+        ...
+
+
+class Settlement(Protocol):
+    """Records, successors and acknowledgements in one step, where broker and results are one server."""
+
+    def settle(self, batch: Sequence[Settled]) -> list[bool]:
+        """Write the batch; return for each entry whether its delivery was still ours.
+
+        Where it was not, only successes are written: another worker speaks for the rest.
+        """
+        ...
+
+
+class Cancelled(NamedTuple):
+    """Cancel marks read so far: the keys that are new, and the cursor for the next call."""
+
+    keys: Sequence[Key]
+    cursor: Any
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A live worker, as others see it."""
+
+    name: str
+    host: str
+    pid: int
+    colors: tuple[str, ...]
+    tasks: tuple[str, ...]
+    at: float = 0.0
+
+
+class ResultBackend(Protocol):
+    """Keeps outcomes, records of accepted jobs, cancel marks, the quarantine and the list of live workers.
+
+    It handles ids, states and opaque bytes only. All methods may be called from any thread.
+    """
+
+    @property
+    def capabilities(self) -> ResultCapabilities:
+        """What it can promise."""
+        ...
+
+    def accept(self, frames: Sequence[Outgoing]) -> None:
+        """Remember that these bundles were given out, before they are published."""
+        ...
+
+    def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:
+        """Store records as `supersedes` in outcome.py decides; return which of them now stand.
+
+        Args:
+            records: Any number of jobs, each at most once.
+            reply: Inbox of the client to wake, from the bundle; empty for none.
+        """
+        ...
+
+    def fetch(self, keys: Sequence[Key]) -> list[Record | None]:
+        """Return what is known of each job, in order: its record, a `queued` one if it was only accepted, or None."""
+        ...
+
+    def wait(self, keys: Sequence[Key], timeout: float) -> None:
+        """Return when at least one of these jobs may have ended, or after `timeout` seconds; may return early."""
+        ...
+
+    def forget(self, keys: Sequence[Key]) -> None:
+        """Drop what is stored of these jobs' endings, so that they may end again."""
+        ...
+
+    def inbox(self) -> str:
+        """Return the address on which this client waits, to travel with its bundles; empty if none is needed."""
+        ...
+
+    def cancel(self, keys: Sequence[Key]) -> None:
+        """Mark jobs so that no worker starts them any more."""
+        ...
+
+    def cancelled(self, cursor: Any) -> Cancelled:
+        """Return the marks made since `cursor` (None: all that are kept)."""
+        ...
+
+    def quarantine(self, items: Sequence[QuarantineItem]) -> None:
+        """Set messages aside, for good."""
+        ...
+
+    def quarantined(self) -> list[QuarantineItem]:
+        """Return all that is set aside, oldest first; this consumes nothing."""
+        ...
+
+    def release(self, ids: Sequence[str]) -> None:
+        """Remove items from the quarantine, after they were published again or dropped on request."""
+        ...
+
+    def announce(self, worker: WorkerInfo, lifetime: float) -> None:
+        """Say that a worker lives, for `lifetime` seconds from now; 0 takes it off the list."""
+        ...
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return the workers that live."""
+        ...
+
+    def close(self) -> None:
+        """Give up connections; a later call opens them again."""
+        ...
+
+
+class Backend(Protocol):
+    """The package of one server: found by its URL schemes through the entry points `queuelib.backends`."""
+
+    @property
+    def name(self) -> str:
+        """Short name, for messages."""
+        ...
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """URL schemes it serves."""
+        ...
+
+    def transport(self, url: str, namespace: str) -> TransportSettings:
+        """Return how to open its kombu transport.
+
+        Raises:
+            ConfigurationError: The URL cannot work; the message says why.
+            MissingDriver: The driver is not installed; the message names the extra.
+        """
+        ...
+
+    def results(self, url: str, namespace: str, keep: float) -> ResultBackend:
+        """Return its result backend; it connects on first use.
+
+        Args:
+            url: The results URL.
+            namespace: Every key, queue and file begins with it.
+            keep: Seconds for which outcomes are kept.
+        """
+        ...
+
+    def join(self, channel: Any, results: ResultBackend) -> Settlement | None:
+        """Return one door for records and acknowledgements if both are the same server of ours, else None."""
+        ...

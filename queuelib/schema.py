@@ -1,0 +1,382 @@
+"""Typed to plain and back: arguments and results checked against annotations, at the submitter and at the worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+import msgspec
+
+from queuelib import codec
+from queuelib.errors import ArgumentError, EncodeError, RegistrationError
+
+__all__ = ["Call", "Schema", "SchemaMismatch", "as_message_class"]
+
+_PARAMETER = inspect.Parameter
+_EXACT = (int, float, str, bytes, bool)  # a value of exactly this type needs no conversion
+_PLACE = re.compile(r" - at `(?:key in )?\$(?P<path>.*)`$")
+_MISSING = object()
+
+
+class SchemaMismatch(ArgumentError):  # noqa: N818
+    """Arguments written for another shape of the task cannot be read as this one: a deploy changed it."""
+
+
+class Call(NamedTuple):
+    """The arguments of a function."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def as_message_class(cls: type) -> type:
+    """Return a message class: a bare annotated class becomes a frozen dataclass, others stay what they are.
+
+    Raises:
+        RegistrationError: It has no annotations, or its instances do not know their class.
+    """
+    if typing.is_typeddict(cls):
+        msg = f"{cls.__qualname__} is a TypedDict, whose instances are plain dicts: make the message a dataclass"
+        raise RegistrationError(msg)
+    if _is_structured(cls):
+        return cls
+    if "__init__" in vars(cls):
+        msg = f"{cls.__qualname__} has an __init__ of its own: make it a dataclass, or leave __init__ out"
+        raise RegistrationError(msg)
+    return dataclasses.dataclass(frozen=True)(cls)
+
+
+class Schema:
+    """The types of one task.
+
+    Annotations are read on first use, so that they may name what a module defines later.
+
+    Attributes:
+        name: Wire name of the task, for messages.
+    """
+
+    def __init__(self, name: str, *, function: Callable[..., Any] | None = None, cls: type | None = None) -> None:
+        self.name = name
+        self._function = function
+        self._cls = cls
+        self._parameters: list[inspect.Parameter] = []
+        if function is not None:
+            self._parameters = list(inspect.signature(function).parameters.values())
+        self._is_ready = False
+        self._hash = b""
+        self._types: list[Any] = []
+        self._result: Any = _MISSING
+        self._exact: list[type | None] = []
+        self._defaults: tuple[Any, ...] = ()
+
+    @classmethod
+    def of_function(cls, function: Callable[..., Any], name: str = "") -> Schema:
+        """Return the schema of a function's signature."""
+        return cls(name or function.__qualname__, function=function)
+
+    @classmethod
+    def of_class(cls, message_class: type, name: str = "") -> Schema:
+        """Return the schema of a message class."""
+        return cls(name or message_class.__qualname__, cls=message_class)
+
+    @property
+    def hash(self) -> bytes:
+        """Eight bytes that change when the shape of the arguments does; the same on every Python version."""
+        if not self._hash:
+            self._hash = hashlib.blake2b(self.describe().encode(), digest_size=8).digest()
+        return self._hash
+
+    def describe(self) -> str:
+        """Return the shape of the arguments as text."""
+        self._prepare()
+        if self._cls is not None:
+            return _text(self._cls, set())
+        shown = [
+            f"{'*' * (p.kind is _PARAMETER.VAR_POSITIONAL) + '**' * (p.kind is _PARAMETER.VAR_KEYWORD)}{p.name}: "
+            f"{_text(annotation, set())}"
+            for p, annotation in zip(self._parameters, self._types, strict=True)
+        ]
+        return f"({', '.join(shown)})"
+
+    def pack(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """Return a call's arguments as bytes: the values in the order of the signature.
+
+        Defaults are filled in here, so that submitter and worker agree on them also while they differ in version.
+
+        Raises:
+            ArgumentError: Wrong count, names or types; the message has the path.
+            EncodeError: A value cannot travel.
+        """
+        self._prepare()
+        values = self._bind(args, kwargs)
+        data = self._encode(values)
+        for value, exact in zip(values, self._exact, strict=True):
+            if exact is None or type(value) is not exact:
+                return self._checked(values, data)
+        return data
+
+    def pack_message(self, message: object) -> bytes:
+        """Return a message as bytes.
+
+        Raises:
+            ArgumentError: A field does not fit its annotation; the message has the path.
+            EncodeError: A value cannot travel.
+        """
+        self._prepare()
+        data = self._encode(message)
+        loaded, was_plain = self._convert(codec.decode(data), self._cls)
+        return self._encode(loaded) if was_plain else data
+
+    def load(self, data: bytes, schema_hash: bytes | None = None) -> Any:
+        """Return the message, or the `Call`, that bytes hold.
+
+        Args:
+            data: What `pack` or `pack_message` returned, here or in another version of the program.
+            schema_hash: Digest of the types there.
+
+        Raises:
+            DecodeError: The bytes are not readable.
+            SchemaMismatch: They were written for another shape and cannot be read as this one.
+            ArgumentError: They were written for this shape and do not fit; the message has the path.
+        """
+        self._prepare()
+        value = codec.decode(data)
+        try:
+            if self._cls is not None:
+                return self._convert(value, self._cls)[0]
+            return self._as_call(self._convert_all(value)[0])
+        except ArgumentError as error:
+            if schema_hash is not None and schema_hash != self.hash:
+                msg = f"{self.name} was submitted with another shape ({_shape(value)}) than it has here {self.describe()}: {error}"
+                raise SchemaMismatch(msg) from error
+            raise
+
+    def dump_result(self, value: object) -> bytes:
+        """Return a result as bytes, after checking it against the return annotation.
+
+        Raises:
+            ArgumentError: It does not fit; the message has the path.
+            EncodeError: It cannot travel.
+        """
+        self._prepare()
+        data = codec.encode(value)
+        if self._result is _MISSING or type(value) is self._result:
+            return data
+        loaded, was_plain = self._convert(codec.decode(data), self._result, "result")
+        return codec.encode(loaded) if was_plain else data
+
+    def load_result(self, data: bytes) -> Any:
+        """Return the result in bytes, as the return annotation says.
+
+        Raises:
+            DecodeError: The bytes are not readable.
+            ArgumentError: It does not fit the annotation, which may differ from the worker's.
+        """
+        self._prepare()
+        value = codec.decode(data)
+        if self._result is _MISSING or type(value) is self._result:
+            return value
+        return self._convert(value, self._result, "result")[0]
+
+    def _prepare(self) -> None:
+        if self._is_ready:
+            return
+        hints = self._hints()
+        if self._function is not None:
+            for parameter in self._parameters:
+                annotation = hints.get(parameter.name, Any)
+                if parameter.kind is _PARAMETER.VAR_POSITIONAL:
+                    annotation = list[annotation]
+                elif parameter.kind is _PARAMETER.VAR_KEYWORD:
+                    annotation = dict[str, annotation]
+                self._types.append(annotation)
+                self._exact.append(annotation if annotation in _EXACT else None)
+            self._result = hints.get("return", _MISSING)
+            if self._result is None or self._result is type(None):
+                self._result = type(None)
+            positional = [p for p in self._parameters if p.kind is _PARAMETER.POSITIONAL_OR_KEYWORD]
+            if len(positional) == len(self._parameters):
+                self._defaults = tuple(p.default for p in positional)
+        self._is_ready = True
+
+    def _hints(self) -> dict[str, Any]:
+        subject = self._function if self._cls is None else self._cls
+        try:
+            return typing.get_type_hints(subject, include_extras=True)
+        except (NameError, AttributeError, TypeError) as error:
+            msg = f"an annotation of {self.name} cannot be resolved: {error}. Import the name at run time, or define it first"
+            raise RegistrationError(msg) from error
+
+    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+        missing = len(self._defaults) - len(args)
+        if not kwargs and self._defaults and missing >= 0:
+            tail = self._defaults[len(args) :] if missing else ()
+            if _PARAMETER.empty not in tail:
+                return [*args, *tail]
+        try:
+            bound = inspect.Signature(self._parameters).bind(*args, **kwargs)
+        except TypeError as error:
+            msg = f"{self.name}: {error}; it takes {self.describe()}"
+            raise ArgumentError(msg) from error
+        bound.apply_defaults()
+        return list(bound.arguments.values())
+
+    def _checked(self, values: list[Any], data: bytes) -> bytes:
+        converted, was_plain = self._convert_all(codec.decode(data))
+        del values
+        return self._encode(converted) if was_plain else data
+
+    def _encode(self, value: object) -> bytes:
+        try:
+            return codec.encode(value)
+        except EncodeError as error:
+            raise type(error)(f"{self.name}: {self._with_names(str(error))}") from error
+
+    def _with_names(self, text: str) -> str:
+        """Put parameter names into the path of an encoding error: `value[1][3]` is `genome[3]`."""
+        found = re.match(r"value\[(\d+)\]", text)
+        if found is None or not self._parameters or int(found[1]) >= len(self._parameters):
+            return text.removeprefix("value.")
+        return self._parameters[int(found[1])].name + text[found.end() :]
+
+    def _convert_all(self, values: Any) -> tuple[list[Any], bool]:
+        if not isinstance(values, list) or len(values) != len(self._types):
+            count = len(values) if isinstance(values, list) else "no list of"
+            msg = f"{self.name} takes {len(self._types)} arguments {self.describe()}, and {count} came"
+            raise ArgumentError(msg)
+        converted: list[Any] = []
+        was_plain = False
+        for parameter, annotation, value in zip(self._parameters, self._types, values, strict=True):
+            if annotation is Any or type(value) is annotation:
+                converted.append(value)
+            else:
+                result, needed = self._convert(value, annotation, parameter.name)
+                converted.append(result)
+                was_plain = was_plain or needed
+        return converted, was_plain
+
+    def _convert(self, value: Any, annotation: Any, name: str = "") -> tuple[Any, bool]:
+        """Return a value as its annotation has it, and whether numpy values had to become plain ones first."""
+        try:
+            return msgspec.convert(value, annotation, dec_hook=_from_plain), False
+        except msgspec.ValidationError as error:
+            simple = codec.plain(value)
+            if simple is value or _is_same(simple, value):
+                raise ArgumentError(_explain(error, name)) from error
+        except TypeError as error:
+            msg = f"{name or self.name}: {error}"
+            raise ArgumentError(msg) from error
+        try:
+            return msgspec.convert(simple, annotation, dec_hook=_from_plain), True
+        except msgspec.ValidationError as error:
+            raise ArgumentError(_explain(error, name)) from error
+
+    def _as_call(self, values: list[Any]) -> Call:
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for parameter, value in zip(self._parameters, values, strict=True):
+            if parameter.kind is _PARAMETER.VAR_POSITIONAL:
+                args += value
+            elif parameter.kind is _PARAMETER.VAR_KEYWORD:
+                kwargs.update(value)
+            elif parameter.kind is _PARAMETER.KEYWORD_ONLY:
+                kwargs[parameter.name] = value
+            else:
+                args.append(value)
+        return Call(tuple(args), kwargs)
+
+
+def _from_plain(wanted: Any, value: Any) -> Any:
+    """Convert to the types that msgspec leaves to us."""
+    origin = typing.get_origin(wanted) or wanted
+    if isinstance(origin, type) and isinstance(value, origin):
+        return value
+    if origin is complex and isinstance(value, int | float):
+        return complex(value)
+    if isinstance(origin, type) and issubclass(origin, PurePath) and isinstance(value, str | PurePath):
+        return Path(value)
+    if origin is Fraction and isinstance(value, int):
+        return Fraction(value)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(origin, type):
+        if origin is numpy.ndarray and isinstance(value, list):
+            return numpy.asarray(value, dtype=_dtype_of(wanted))
+        if issubclass(origin, numpy.generic) and isinstance(value, int | float | complex | bool | str | numpy.generic):
+            return origin(value)
+    msg = f"Expected `{getattr(origin, '__qualname__', wanted)}`, got `{type(value).__qualname__}`"
+    raise ValueError(msg)
+
+
+def _dtype_of(annotation: Any) -> Any:
+    """Return the scalar type in NDArray[scalar], or None."""
+    arguments = typing.get_args(annotation)
+    scalars = typing.get_args(arguments[1]) if len(arguments) > 1 else ()
+    return scalars[0] if scalars and isinstance(scalars[0], type) else None
+
+
+def _explain(error: msgspec.ValidationError, name: str) -> str:
+    """Return msgspec's message in our form: `genome[3]: expected float, got str`."""
+    text = str(error)
+    found = _PLACE.search(text)
+    path = name
+    if found is not None:
+        path = (name + found["path"]).removeprefix(".")
+        text = text[: found.start()]
+    text = text.replace("`", "")
+    return f"{path}: {text[:1].lower()}{text[1:]}" if path else text
+
+
+def _is_structured(cls: type) -> bool:
+    return (
+        dataclasses.is_dataclass(cls)
+        or hasattr(cls, "__struct_fields__")
+        or hasattr(cls, "__attrs_attrs__")
+        or (issubclass(cls, tuple) and hasattr(cls, "_fields"))
+    )
+
+
+def _is_same(simple: Any, value: Any) -> bool:
+    return type(simple) is type(value) and codec.encode(simple) == codec.encode(value)
+
+
+def _text(annotation: Any, seen: set[type]) -> str:
+    """Return an annotation as text that is the same on every Python version."""
+    if annotation is None or annotation is type(None):
+        return "None"
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(sorted(_text(argument, seen) for argument in arguments))
+    if origin is typing.Literal:
+        return f"Literal[{', '.join(map(repr, arguments))}]"
+    if origin is typing.Annotated:
+        return _text(arguments[0], seen)
+    if origin is not None:
+        inner = ", ".join("..." if argument is ... else _text(argument, seen) for argument in arguments)
+        return f"{getattr(origin, '__qualname__', origin)}[{inner}]"
+    if isinstance(annotation, type) and annotation not in seen and _is_structured(annotation):
+        seen.add(annotation)
+        try:
+            hints = typing.get_type_hints(annotation)
+        except (NameError, TypeError):
+            hints = dict.fromkeys(getattr(annotation, "__annotations__", {}), Any)
+        fields = ", ".join(f"{name}: {_text(hint, seen)}" for name, hint in hints.items())
+        return f"{annotation.__qualname__}{{{fields}}}"
+    return str(getattr(annotation, "__qualname__", None) or str(annotation).removeprefix("typing."))
+
+
+def _shape(value: Any) -> str:
+    """Return what came over the wire, by its types only: it may hold secrets."""
+    if isinstance(value, list):
+        return f"({', '.join(type(item).__name__ for item in value[:20])})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {type(item).__name__}" for key, item in list(value.items())[:20]) + "}"
+    return type(value).__name__

@@ -1,0 +1,44 @@
+"""Numbers that the whole project shares, each with its reason, and URLs that are safe to print."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = [
+    "DEATHS",
+    "DEFAULT_NAMESPACE",
+    "KEEP",
+    "LEASE",
+    "MAX_DEPTH",
+    "MAX_MESSAGE_BYTES",
+    "NAMESPACE",
+    "RENEW",
+    "SUBMIT_DEADLINE",
+    "UNKNOWN_DELAY",
+    "UNKNOWN_PATIENCE",
+    "mask",
+]
+
+LEASE = 15.0  # seconds a silent worker keeps what it took
+RENEW = 5.0  # three chances within a lease
+SUBMIT_DEADLINE = 5.0  # seconds within which submit answers
+MAX_DEPTH = 64  # nesting of arguments and results
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+DEATHS = 3  # under the same job, then it is set aside
+KEEP = 24 * 3600.0  # seconds an outcome is kept
+UNKNOWN_DELAY = 30.0  # seconds between two tries of a task that no worker here knows: a deploy is under way
+UNKNOWN_PATIENCE = 3600.0  # seconds until such a message is set aside
+DEFAULT_NAMESPACE = "queuelib"
+NAMESPACE = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+
+_USERINFO = re.compile(r"(://[^:/@\s]*):[^@\s]*@")
+_QUERY_SECRET = re.compile(r"((?:password|passwd|secret|token|key)=)[^&;\s]*", re.IGNORECASE)
+
+
+def mask(text: str) -> str:
+    """Return a URL, or text that holds one, with its passwords replaced by `***`.
+
+    >>> mask("redis://me:secret@host/0")
+    'redis://me:***@host/0'
+    """
+    return _QUERY_SECRET.sub(r"\1***", _USERINFO.sub(r"\1:***@", text))

@@ -1,0 +1,208 @@
+"""A task as its user holds it: still the plain function, with `submit` beside it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
+
+from queuelib.job import Job
+from queuelib.options import CallOptions, Duration, TaskOptions, duration, make_limits
+
+if TYPE_CHECKING:
+    from queuelib.schema import Schema
+
+__all__ = ["Definition", "Submitter", "Task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Definition:
+    """What is registered under a wire name: the types, the options, and the function or message class.
+
+    Attributes:
+        name: Wire name.
+        schema: Types of arguments and result.
+        options: Options of the task.
+        function: The decorated function; None for a message class, whose handler a visitor is.
+        message_class: The message class; None for a function.
+    """
+
+    name: str
+    schema: Schema
+    options: TaskOptions = field(default_factory=TaskOptions)
+    function: Callable[..., Any] | None = None
+    message_class: type | None = None
+
+
+class Submitter(Protocol):
+    """What a task needs of its dispatcher; the decorator binds it."""
+
+    def submit_rows(
+        self, definition: Definition, rows: Iterable[tuple[tuple[Any, ...], dict[str, Any]]], options: CallOptions
+    ) -> list[Job[Any]]:
+        """Submit calls, in order."""
+        ...
+
+    def map_rows(
+        self, definition: Definition, rows: Iterable[tuple[Any, ...]], options: CallOptions, *, ordered: bool
+    ) -> Generator[Any]:
+        """Submit calls lazily and yield their results."""
+        ...
+
+
+class Bound(Generic[P, R]):
+    """A task with options of one call, ready to be submitted."""
+
+    def __init__(self, submitter: Submitter, definition: Definition, options: CallOptions) -> None:
+        self._submitter = submitter
+        self._definition = definition
+        self._options = options
+
+    @property
+    def name(self) -> str:
+        """Wire name."""
+        return self._definition.name
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """Submit one call and return its job, once the broker has accepted it.
+
+        At least once: a job runs again if its worker dies between running and storing it.
+
+        Raises:
+            ArgumentError: An argument does not fit its annotation; the message has its path.
+            EncodeError: An argument cannot travel, or is too large.
+            BrokerUnavailable: The broker did not answer in time; nothing was accepted.
+            SubmitUnknown: The confirmation was lost; `dispatcher.resubmit(error)` settles it.
+        """
+        return self._submitter.submit_rows(self._definition, [(args, kwargs)], self._options)[0]
+
+    async def asubmit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """Do what `submit` does without blocking the event loop."""
+        import asyncio  # noqa: PLC0415 - 15 ms of import that synchronous programs do not need
+
+        return await asyncio.to_thread(self.submit, *args, **kwargs)
+
+    def submit_many(self, rows: Iterable[tuple[Any, ...]]) -> list[Job[R]]:
+        """Submit one call for each tuple of arguments, many to a broker message, and return their jobs in order.
+
+        Raises:
+            BrokerUnavailable: It failed; `error.accepted` has the ids of those that were accepted before.
+            SubmitUnknown: The confirmation of `error.unknown` was lost.
+            ArgumentError: A row does not fit; nothing of this call was submitted.
+        """
+        return self._submitter.submit_rows(self._definition, ((_as_row(row), {}) for row in rows), self._options)
+
+    @overload
+    def map(self, *iterables: Iterable[Any], ordered: Literal[True] = True) -> Generator[R]: ...
+
+    @overload
+    def map(self, *iterables: Iterable[Any], ordered: Literal[False]) -> Generator[tuple[int, R]]: ...
+
+    def map(self, *iterables: Iterable[Any], ordered: bool = True) -> Generator[Any]:
+        """Run the task on each row of the iterables, like the builtin `map`, and yield results in order.
+
+        It starts to submit at once and stays a bounded number of items ahead of the consumer, so that a generator of
+        any length runs in constant memory. It raises where a job failed; then, or when the generator is closed, what
+        has not started is cancelled.
+
+        Args:
+            iterables: As for the builtin `map`; the shortest ends it.
+            ordered: False yields `(index, result)` as jobs end.
+        """
+        return self._submitter.map_rows(self._definition, zip(*iterables), self._options, ordered=ordered)  # noqa: B905
+
+
+class Task(Bound[P, R]):
+    """A decorated function: called, it runs here and now; submitted, a worker runs it."""
+
+    def __init__(self, submitter: Submitter, definition: Definition, function: Callable[P, Any]) -> None:
+        super().__init__(submitter, definition, CallOptions())
+        self._function = function
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Run the function here."""
+        return self._function(*args, **kwargs)
+
+    def options(  # noqa: PLR0913 - one argument for each option, so that an unknown one is a TypeError
+        self,
+        *,
+        color: str | None = None,
+        delay: Duration | None = None,
+        expires: Duration | None = None,
+        retries: int | None = None,
+        timeout: Duration | None = None,
+        hard_timeout: Duration | None = None,
+        backoff: Duration | None = None,
+        max_backoff: Duration | None = None,
+    ) -> Bound[P, R]:
+        """Return this task with options for the calls that follow; durations in seconds or as timedelta.
+
+        Args:
+            color: Queue to use instead of the task's.
+            delay: Do not start before this much time has passed.
+            expires: Do not start any more after this much time.
+            retries: Attempts after a failure.
+            timeout: Soft time limit.
+            hard_timeout: Time after which the child is killed.
+            backoff: Longest wait before the first retry; it doubles each time.
+            max_backoff: Cap of that wait.
+        """
+        options = call_options(
+            self._definition,
+            color=color,
+            delay=delay,
+            expires=expires,
+            retries=retries,
+            timeout=timeout,
+            hard_timeout=hard_timeout,
+            backoff=backoff,
+            max_backoff=max_backoff,
+        )
+        return Bound(self._submitter, self._definition, options)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+
+def call_options(  # noqa: PLR0913
+    definition: Definition,
+    *,
+    color: str | None = None,
+    delay: Duration | None = None,
+    expires: Duration | None = None,
+    retries: int | None = None,
+    timeout: Duration | None = None,
+    hard_timeout: Duration | None = None,
+    backoff: Duration | None = None,
+    max_backoff: Duration | None = None,
+) -> CallOptions:
+    """Return the options of a call, checked.
+
+    Raises:
+        ConfigurationError: One of them cannot work.
+    """
+    return CallOptions(
+        color=color,
+        delay=None if delay is None else duration("delay", delay),
+        expires=None if expires is None else duration("expires", expires, above_zero=True),
+        limits=make_limits(
+            definition.options.limits,
+            retries=retries,
+            timeout=timeout,
+            hard_timeout=hard_timeout,
+            backoff=backoff,
+            max_backoff=max_backoff,
+        ),
+    )
+
+
+def _as_row(row: Any) -> tuple[Any, ...]:
+    if isinstance(row, tuple):
+        return row
+    msg = f"submit_many takes tuples of arguments, one for each call, not {row!r}; for one argument write ({row!r},)"
+    raise TypeError(msg)

@@ -1,0 +1,1 @@
+"""The worker: a supervisor process that owns every connection, and child processes that run handlers and own none."""

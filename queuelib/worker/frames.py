@@ -1,0 +1,99 @@
+"""Length-prefixed, checked msgpack frames on a socket between the processes of one worker."""
+
+from __future__ import annotations
+
+import socket
+from struct import Struct
+from typing import Any
+from zlib import crc32
+
+import msgpack
+
+from queuelib.errors import DecodeError
+
+__all__ = ["FrameReader", "pack_frame", "send_frame"]
+
+_PREFIX = Struct("<II")  # length in bytes, CRC-32
+_MAX_BYTES = 64 * 1024 * 1024  # a hand-over of several messages at their largest
+_READ = 256 * 1024
+
+
+def pack_frame(value: Any) -> bytes:
+    """Return a value as a frame."""
+    data: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
+    return _PREFIX.pack(len(data), crc32(data)) + data
+
+
+def send_frame(sock: socket.socket, value: Any) -> None:
+    """Write a value as a frame to a blocking socket."""
+    sock.sendall(pack_frame(value))
+
+
+class FrameReader:
+    """Cuts what arrives on a socket into values."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = bytearray()
+
+    def next(self) -> Any:
+        """Return the next value, waiting for it.
+
+        Raises:
+            EOFError: The other end was closed.
+            DecodeError: What arrived is no frame.
+        """
+        while True:
+            values = self._cut(1)
+            if values:
+                return values[0]
+            data = self._sock.recv(_READ)
+            if not data:
+                msg = "the other end of the pipe was closed"
+                raise EOFError(msg)
+            self._buffer += data
+
+    def ready(self) -> tuple[list[Any], bool]:
+        """Return all whole values that have arrived, without waiting, and whether the other end was closed.
+
+        Raises:
+            DecodeError: What arrived is no frame.
+        """
+        is_closed = False
+        while True:
+            try:
+                data = self._sock.recv(_READ, socket.MSG_DONTWAIT)
+            except (BlockingIOError, InterruptedError):
+                break
+            except ConnectionError:
+                is_closed = True
+                break
+            if not data:
+                is_closed = True
+                break
+            self._buffer += data
+            if len(data) < _READ:
+                break
+        return self._cut(None), is_closed
+
+    def _cut(self, most: int | None) -> list[Any]:
+        values: list[Any] = []
+        start = 0
+        buffer = self._buffer
+        while len(buffer) - start >= _PREFIX.size and (most is None or len(values) < most):
+            length, check = _PREFIX.unpack_from(buffer, start)
+            if length > _MAX_BYTES:
+                msg = f"a frame of {length:,} bytes on an internal pipe; at most {_MAX_BYTES:,} are read"
+                raise DecodeError(msg)
+            end = start + _PREFIX.size + length
+            if len(buffer) < end:
+                break
+            data = bytes(buffer[start + _PREFIX.size : end])
+            if crc32(data) != check:
+                msg = "a damaged frame on an internal pipe"
+                raise DecodeError(msg)
+            values.append(msgpack.unpackb(data, unicode_errors="surrogatepass", use_list=True))
+            start = end
+        if start:
+            del buffer[:start]
+        return values

@@ -1,0 +1,130 @@
+"""From deliveries to jobs that may start: what cannot be read or run is set aside, what has ended is not run again."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from queuelib import body
+from queuelib.clock import Clock
+from queuelib.envelope import decode
+from queuelib.errors import DecodeError, UnsupportedVersion
+from queuelib.ids import Key, job_id
+from queuelib.outcome import QUARANTINED, QUEUED, RETRYING, RUNNING, Record
+from queuelib.ports import Delivery, QuarantineItem, Settled
+from queuelib.settings import UNKNOWN_DELAY
+from queuelib.worker.lease import Hold, Member
+
+if TYPE_CHECKING:
+    from queuelib.ports import ResultBackend
+
+__all__ = ["Intake", "Taken"]
+
+
+@dataclass(slots=True)
+class Taken:
+    """What became of a batch of deliveries.
+
+    Attributes:
+        holds: Those with jobs to run.
+        settled: Those to be settled at once: unreadable, or with no job left.
+        postponed: Those to be given back for a while: unknown task, newer version.
+    """
+
+    holds: list[Hold]
+    settled: list[Settled]
+    postponed: list[Delivery]
+
+
+class Intake:
+    """Reads deliveries.
+
+    Args:
+        tasks: Names of the tasks that are known here.
+        colors: Colors that are served here.
+        patience: Seconds for which an unknown task or version is given back before it is set aside.
+        clock: The clocks.
+    """
+
+    def __init__(self, tasks: Collection[str], colors: Collection[str], patience: float, clock: Clock) -> None:
+        self._tasks = frozenset(tasks)
+        self._colors = frozenset(colors)
+        self._patience = patience
+        self._clock = clock
+
+    def read(self, deliveries: Sequence[Delivery], results: Callable[[], ResultBackend]) -> Taken:
+        """Sort deliveries into those to run, to settle and to postpone.
+
+        Raises:
+            BrokerUnavailable: A redelivered one had to be looked up, and the result backend did not answer.
+        """
+        taken = Taken([], [], [])
+        for delivery in deliveries:
+            try:
+                bundle = decode(delivery.frame)
+            except UnsupportedVersion as error:
+                self._postpone(taken, delivery, str(error))
+                continue
+            except DecodeError as error:
+                taken.settled.append(self._set_aside(delivery, f"undecodable: {error}"))
+                continue
+            if bundle.task not in self._tasks:
+                self._postpone(taken, delivery, f"no worker knows the task {bundle.task!r}")
+                continue
+            if bundle.color != delivery.color and bundle.color not in self._colors:
+                taken.settled.append(self._set_aside(delivery, f"it came by {delivery.color} and is {bundle.color!r}"))
+                continue
+            hold = Hold(delivery, bundle)
+            hold.pending = {position: Member(hold, position) for position in range(len(bundle.indexes))}
+            if delivery.redelivered:
+                self._look_up(hold, results())
+            if hold.pending:
+                taken.holds.append(hold)
+            else:
+                taken.settled.append(Settled(delivery, is_complete=True))
+        return taken
+
+    def _look_up(self, hold: Hold, results: ResultBackend) -> None:
+        """Drop the jobs of a redelivered bundle that have ended or gone on elsewhere, and count their starts."""
+        members = list(hold.pending.values())
+        for member, record in zip(members, results.fetch([member.key for member in members]), strict=True):
+            if _is_over(record, hold.bundle.attempt):
+                del hold.pending[member.position]
+            else:
+                # Without a mark nobody knows whether it had started: it may have, once.
+                counted = record is not None and record.state in (RUNNING, QUEUED) and record.body
+                member.starts = body.starts_in(record.body) if record is not None and counted else 1
+
+    def _postpone(self, taken: Taken, delivery: Delivery, reason: str) -> None:
+        age = self._clock.wall() - delivery.published
+        if age + UNKNOWN_DELAY > self._patience:
+            taken.settled.append(self._set_aside(delivery, reason))
+        else:
+            taken.postponed.append(delivery)
+
+    def _set_aside(self, delivery: Delivery, reason: str) -> Settled:
+        now = self._clock.wall()
+        settled = Settled(delivery, is_complete=True)
+        try:
+            bundle = decode(delivery.frame)
+        except DecodeError:
+            name = f"unreadable-{uuid.uuid4().hex}"
+            settled.quarantined.append(QuarantineItem(name, delivery.color, reason, delivery.frame, now))
+            return settled
+        hold = Hold(delivery, bundle)
+        settled.reply = bundle.reply
+        first = Key(bundle.id, bundle.indexes[0])
+        settled.quarantined.append(QuarantineItem(job_id(*first), delivery.color, reason, delivery.frame, now))
+        report = body.of_failure(bundle.task, "", reason)
+        settled.records = [
+            Record(Key(bundle.id, index), QUARANTINED, bundle.attempt, report, now) for index in hold.bundle.indexes
+        ]
+        return settled
+
+
+def _is_over(record: Record | None, attempt: int) -> bool:
+    if record is None:
+        return False
+    return record.is_final or (record.state == RETRYING and record.attempt > attempt)

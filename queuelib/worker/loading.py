@@ -1,0 +1,86 @@
+"""Importing the user's modules in a worker, and finding the dispatcher in them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from queuelib import naming
+from queuelib.dispatcher import Dispatcher
+from queuelib.errors import WorkerError
+
+__all__ = ["load"]
+
+
+def load(targets: Sequence[str], *, folders: Sequence[str] = (), tasks: Iterable[str] = ()) -> Dispatcher:
+    """Import what the targets name and return the one dispatcher there.
+
+    Args:
+        targets: `package.module`, `package.module:name`, `file.py` or `file.py:name`.
+        folders: Folders to find modules in, before those that Python knows.
+        tasks: Names of tasks the dispatcher must have, where several are found.
+
+    Raises:
+        WorkerError: There is no such file, no dispatcher, or more than one; the message lists them.
+        Exception: What the module raised while it was imported.
+    """
+    for folder in reversed(["", *folders] if not folders else list(folders)):
+        path = folder or str(Path.cwd())
+        if path not in sys.path:
+            sys.path.insert(0, path)
+    naming.is_importing = True
+    try:
+        found = [_find(*_split(target)) for target in targets]
+    finally:
+        naming.is_importing = False
+    names = {id(d): (label, d) for group in found for label, d in group}
+    wanted = set(tasks)
+    candidates = [entry for entry in names.values() if wanted <= set(entry[1].definitions)] or list(names.values())
+    if not candidates:
+        msg = f"there is no Dispatcher in {', '.join(targets)}: make one at the top level, `dispatcher = Dispatcher()`"
+        raise WorkerError(msg)
+    if len(candidates) > 1:
+        listed = ", ".join(sorted(label for label, _ in candidates))
+        msg = f"there is more than one Dispatcher in {', '.join(targets)}: {listed}. Name one: queuelib worker {targets[0]}:NAME"
+        raise WorkerError(msg)
+    return candidates[0][1]
+
+
+def _split(target: str) -> tuple[str, str]:
+    place, colon, name = target.rpartition(":")
+    return (place, name) if colon and place and name.isidentifier() else (target, "")
+
+
+def _find(place: str, name: str) -> list[tuple[str, Dispatcher]]:
+    module = _import(place)
+    if name:
+        value = getattr(module, name, None)
+        if not isinstance(value, Dispatcher):
+            msg = f"{place} has no Dispatcher called {name!r}; it has {_listed(module)}"
+            raise WorkerError(msg)
+        return [(name, value)]
+    return [(key, value) for key, value in vars(module).items() if isinstance(value, Dispatcher)]
+
+
+def _import(place: str) -> ModuleType:
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    path = Path(place).absolute()
+    if not path.is_file():
+        msg = f"there is no file {path}"
+        raise WorkerError(msg)
+    dotted = naming.dotted_name(path)
+    root = path
+    for _ in dotted.split("."):
+        root = root.parent
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    return importlib.import_module(dotted)
+
+
+def _listed(module: ModuleType) -> str:
+    names = [key for key, value in vars(module).items() if isinstance(value, Dispatcher)]
+    return ", ".join(names) or "none"
