@@ -11,23 +11,43 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from queuelib import naming, plugins
 from queuelib.errors import ConfigurationError, WorkerError
-
-if TYPE_CHECKING:
-    from queuelib.dispatcher import Dispatcher
+from queuelib.task import Definition
 
 __all__ = ["workers"]
+
+
+class Served(Protocol):
+    """What a worker beside a program must know of its dispatcher."""
+
+    definitions: dict[str, Definition]
+
+    @property
+    def broker_url(self) -> str:
+        """URL of the broker."""
+        ...
+
+    @property
+    def results_url(self) -> str:
+        """URL of the result backend."""
+        ...
+
+    @property
+    def namespace(self) -> str:
+        """Prefix of all names."""
+        ...
+
 
 _START_WITHIN = 60.0  # seconds; importing a scientist's modules takes a while on a cold disk
 _LEAVE_AFTER = 10.0  # seconds that running jobs get when the block ends
 
 
-def workers(dispatcher: Dispatcher, processes: int, name: str) -> AbstractContextManager[None]:
+def workers(dispatcher: Served, processes: int, name: str) -> AbstractContextManager[None]:
     """Return the context in which a worker serves a dispatcher's tasks."""
     if not dispatcher.definitions:
         msg = "this dispatcher has no tasks yet: define some with @dispatcher.task before workers()"
@@ -41,7 +61,7 @@ def workers(dispatcher: Dispatcher, processes: int, name: str) -> AbstractContex
 
 
 @contextmanager
-def _process(dispatcher: Dispatcher, processes: int, name: str) -> Iterator[None]:
+def _process(dispatcher: Served, processes: int, name: str) -> Generator[None]:
     targets = sorted({_target(d.function or d.message_class) for d in dispatcher.definitions.values()})
     owner_read, owner_write = os.pipe()
     report_read, report_write = os.pipe()

@@ -7,9 +7,9 @@ list of builtin exceptions and what the reader registered: nothing on the wire i
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 
@@ -18,6 +18,7 @@ from queuelib.errors import DecodeError, QueuelibError, RemoteError, RemoteTrace
 
 __all__ = ["Body", "of_error", "of_result", "read", "rebuild"]
 
+_packb = cast("Callable[..., bytes]", msgpack.packb)  # which says that it may return None, and never does
 _MAX_TEXT = 64 * 1024  # of a traceback or message; both ends of a longer one are kept
 _RAISED_AS_THEMSELVES: Mapping[str, type[Exception]] = {
     cls.__name__: cls
@@ -58,8 +59,7 @@ class Body:
 
 def of_result(task: str, result: bytes, ran_by: str = "") -> bytes:
     """Return the body of a success."""
-    body: bytes = msgpack.packb((task, ran_by, result))
-    return body
+    return _packb((task, ran_by, result))
 
 
 def of_error(task: str, error: BaseException, ran_by: str = "", *, skip_frames: int = 0) -> bytes:
@@ -90,13 +90,12 @@ def of_error(task: str, error: BaseException, ran_by: str = "", *, skip_frames: 
     return of_failure(task, name, message, arguments, text, ran_by)
 
 
-def of_failure(  # noqa: PLR0913, PLR0917 - the fields of the wire, in order
+def of_failure(  # noqa: PLR0917 - the fields of the wire, in order
     task: str, type_name: str, message: str, arguments: bytes = b"", traceback_text: str = "", ran_by: str = ""
 ) -> bytes:
     """Return the body of a failure that is known by its texts."""
     fields = (task, ran_by, type_name[:1024], _cut(message), arguments, _cut(traceback_text))
-    body: bytes = msgpack.packb(fields, unicode_errors="backslashreplace")
-    return body
+    return _packb(fields, unicode_errors="backslashreplace")
 
 
 def read(data: bytes) -> Body:
@@ -167,8 +166,7 @@ def _cut(text: str) -> str:
 
 def of_starts(count: int) -> bytes:
     """Return the body of a start mark: how often a job was started so far without an outcome."""
-    body: bytes = msgpack.packb(count)
-    return body
+    return _packb(count)
 
 
 def starts_in(data: bytes) -> int:

@@ -7,7 +7,7 @@ ack, one message at a time, into those verbs.
 from __future__ import annotations
 
 from queue import Empty
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgpack
 from kombu.transport import virtual
@@ -82,7 +82,7 @@ class BatchChannel(virtual.Channel):
     # What kombu calls.
 
     def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
-        self.publish_batch([Outgoing(queue, b"", msgpack.packb(message))], _PLAIN_DEADLINE)
+        self.publish_batch([Outgoing(queue, b"", cast("bytes", msgpack.packb(message)))], _PLAIN_DEADLINE)
 
     def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:  # noqa: ARG002 - kombu's signature
         taken = self.take_batch({queue: 1})
@@ -122,7 +122,7 @@ class BatchChannel(virtual.Channel):
         """Return one message or None, as kombu asks for it."""
         message = super().basic_get(queue, no_ack=no_ack, **kwargs)
         if message is not None and no_ack:
-            self._finish(message.delivery_tag)
+            self._finish(str(message.delivery_tag))
         return message
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:  # noqa: FBT001, FBT002

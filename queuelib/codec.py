@@ -16,7 +16,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path, PurePath
 from struct import Struct
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -43,6 +43,7 @@ EXTENSIONS: Mapping[str, int] = {  # never renumbered: docs/wire-format.md descr
     "numpy scalar": 13,
     "Fraction": 14,
 }
+_packb = cast("Callable[..., bytes]", msgpack.packb)  # which says that it may return None, and never does
 _COMPLEX = Struct("<dd")
 _ARRAY_KINDS = frozenset("biufcmMSU")  # numpy's letters for what has no Python objects inside
 _SCALARS = frozenset({int, float, str, bytes, bool, type(None)})
@@ -67,7 +68,7 @@ def encode(value: object, *, max_bytes: int = MAX_MESSAGE_BYTES, max_depth: int 
         msg = f"value{path} is nested deeper than {max_depth} containers, or contains itself"
         raise EncodeError(msg)
     try:
-        data: bytes = msgpack.packb(value, default=_extension, unicode_errors="surrogatepass")
+        data = _packb(value, default=_extension, unicode_errors="surrogatepass")
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise EncodeError(_explain(value, error)) from error
     if len(data) > max_bytes:
@@ -107,7 +108,7 @@ def plain(value: object) -> Any:
     """Return a value with numpy scalars as Python scalars and arrays as lists, however deep they lie."""
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
-        return value.tolist()
+        return cast("Any", value).tolist()
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -149,8 +150,7 @@ def _ext(name: str, payload: bytes) -> msgpack.ExtType:
 
 
 def _pack(*fields: object) -> bytes:
-    data: bytes = msgpack.packb(fields, default=_extension, unicode_errors="surrogatepass")
-    return data
+    return _packb(fields, default=_extension, unicode_errors="surrogatepass")
 
 
 def _zone(zone: dt.tzinfo | None, at: dt.datetime | None) -> object:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import sys
 import threading
-import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from queuelib import beside, job as jobs
-from queuelib import mapping, naming, plugins
+from queuelib import beside, mapping, naming, plugins
+from queuelib import job as jobs
 from queuelib.bundle import Chunks, outgoing
+from queuelib.clock import SYSTEM, Clock, seconds
 from queuelib.color import DEFAULT_PALETTE, Palette
 from queuelib.errors import (
     BrokerUnavailable,
@@ -30,9 +28,8 @@ from queuelib.ids import Key, job_id, new_bundle_id, parse_job_id
 from queuelib.job import Job, Outcomes
 from queuelib.message import Bundle, Limits, Message, Outgoing
 from queuelib.options import CallOptions, Duration, TaskOptions, make_limits
-from queuelib.clock import SYSTEM, Clock, seconds
 from queuelib.settings import DEFAULT_NAMESPACE, KEEP, NAMESPACE, SUBMIT_DEADLINE, mask
-from queuelib.task import Definition, Task, call_options
+from queuelib.task import Definition, Task
 
 if TYPE_CHECKING:
     from queuelib.broker import Publisher
@@ -68,7 +65,7 @@ class Dispatcher:
         ConfigurationError: A name, number or color cannot work.
     """
 
-    def __init__(  # noqa: PLR0913 - the whole configuration of a program, all of it optional
+    def __init__(
         self,
         broker: str | None = None,
         *,
@@ -160,7 +157,7 @@ class Dispatcher:
         give_up_on: Sequence[type[BaseException]] = (),
     ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
-    def task(  # noqa: PLR0913
+    def task(
         self,
         function: Callable[..., Any] | None = None,
         /,
@@ -232,7 +229,7 @@ class Dispatcher:
         give_up_on: Sequence[type[BaseException]] = (),
     ) -> Callable[[M], M]: ...
 
-    def message(  # noqa: PLR0913
+    def message(
         self,
         cls: type | None = None,
         /,
@@ -290,7 +287,13 @@ class Dispatcher:
 
     # Submitting
 
-    def submit(self, message: Message[R] | Any) -> Job[R]:
+    @overload
+    def submit(self, message: Message[R]) -> Job[R]: ...
+
+    @overload
+    def submit(self, message: object) -> Job[Any]: ...
+
+    def submit(self, message: object) -> Job[Any]:
         """Submit a typed message and return its job, once the broker has accepted it.
 
         Raises:
@@ -299,7 +302,13 @@ class Dispatcher:
         """
         return self.submit_many([message])[0]
 
-    def submit_many(self, messages: Iterable[Message[R] | Any]) -> list[Job[R]]:
+    @overload
+    def submit_many(self, messages: Iterable[Message[R]]) -> list[Job[R]]: ...
+
+    @overload
+    def submit_many(self, messages: Iterable[object]) -> list[Job[Any]]: ...
+
+    def submit_many(self, messages: Iterable[object]) -> list[Job[Any]]:
         """Submit typed messages and return their jobs, in order.
 
         Raises:
@@ -454,7 +463,7 @@ class Dispatcher:
             batch = frames[start : start + _FRAMES_A_PUBLISH]
             try:
                 publisher = self._open_publisher()
-                if self.open_results().capabilities.records and not self._transport_keeps_records:
+                if not self._transport_keeps_records:
                     self.open_results().accept(batch)
                 publisher.publish(batch, max(0.1, end - self._clock.monotonic()))
             except BrokerUnavailable as error:

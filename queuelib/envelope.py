@@ -7,7 +7,8 @@ a job. docs/wire-format.md describes each field and holds test vectors.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import msgpack
 
@@ -20,7 +21,7 @@ __all__ = ["VERSION", "decode", "encode"]
 
 VERSION = 1
 MAX_JOBS = 65_536  # in one bundle; a forged count must not make us allocate more
-_HEADER_FIELDS = 14
+_packb = cast("Callable[..., bytes]", msgpack.packb)  # which says that it may return None, and never does
 _OPTIONAL_NUMBER = (int, float, type(None))
 _HEADER_TYPES: tuple[Any, ...] = (
     bytes,  # bundle id
@@ -65,15 +66,14 @@ def encode(bundle: Bundle) -> bytes:
         bundle.reply,
         bundle.trace,
     )
-    payload: bytes = msgpack.packb((header, bundle.arguments), use_bin_type=True)
+    payload = _packb((header, bundle.arguments), use_bin_type=True)
     if len(payload) > MAX_MESSAGE_BYTES:
         msg = (
             f"a message for {bundle.task!r} has {len(payload):,} bytes; at most {MAX_MESSAGE_BYTES:,} fit. "
             "Pass a path or an id instead of the data itself"
         )
         raise TooLarge(msg)
-    frame: bytes = msgpack.packb((VERSION, None, None, payload), use_bin_type=True)
-    return frame
+    return _packb((VERSION, None, None, payload), use_bin_type=True)
 
 
 def decode(frame: bytes) -> Bundle:
@@ -114,7 +114,7 @@ def _unpack(data: bytes, what: str) -> Any:
 def _bundle(header: Any, column: Any) -> Bundle:
     _check(header, _HEADER_TYPES, "header")
     _check(header[6], _LIMIT_TYPES, "limits")
-    if not isinstance(column, list) or not all(type(value) is bytes for value in column):  # pyright: ignore
+    if not isinstance(column, list) or not all(type(value) is bytes for value in column):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = "the arguments are not a column of byte strings"
         raise DecodeError(msg)
     bundle_id, size, attempt, deaths = header[0], header[3], header[10], header[11]
@@ -155,7 +155,7 @@ def _indexes(written: list[Any] | None, size: int, count: int) -> range | list[i
 
 
 def _check(values: Any, types: tuple[Any, ...], what: str) -> None:
-    if not isinstance(values, list) or len(values) != len(types):  # pyright: ignore
+    if not isinstance(values, list) or len(values) != len(types):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"the {what} has not the {len(types)} fields of version {VERSION}"
         raise DecodeError(msg)
     for position, (value, expected) in enumerate(zip(values, types, strict=True)):

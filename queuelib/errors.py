@@ -67,7 +67,7 @@ class ConfigurationError(QueuelibError, ValueError):
     """A setting, URL, palette or registration that cannot work."""
 
 
-class MissingDriver(ConfigurationError, ImportError):  # noqa: N818 - names a state, as ModuleNotFoundError does
+class MissingDriver(ConfigurationError, ImportError):
     """The URL's scheme needs a package that is not installed; the message names the extra."""
 
 
@@ -75,7 +75,7 @@ class RegistrationError(ConfigurationError):
     """A task, message or visitor that contradicts one that is registered already."""
 
 
-class BrokerUnavailable(QueuelibError, ConnectionError):  # noqa: N818
+class BrokerUnavailable(QueuelibError, ConnectionError):
     """The server did not answer in time, and nothing was accepted.
 
     After a `submit_many` that failed half-way, `accepted` holds the ids of the jobs that were
@@ -88,7 +88,7 @@ class BrokerUnavailable(QueuelibError, ConnectionError):  # noqa: N818
         self.unknown = tuple(unknown)
 
 
-class SubmitUnknown(QueuelibError, ConnectionError):  # noqa: N818
+class SubmitUnknown(QueuelibError, ConnectionError):
     """The broker may or may not have accepted these jobs: its confirmation was lost.
 
     Submitting `frames` again with `dispatcher.resubmit(error)` gives one job each, whatever happened.
@@ -114,7 +114,7 @@ class SubmitUnknown(QueuelibError, ConnectionError):  # noqa: N818
         self.accepted = tuple(accepted)
 
 
-class LeaseLost(QueuelibError):  # noqa: N818
+class LeaseLost(QueuelibError):
     """What was taken from the broker belongs to another worker by now."""
 
 
@@ -138,19 +138,19 @@ class ArgumentError(QueuelibError, TypeError):
     """An argument or a result that does not fit its annotation; the message names its path."""
 
 
-class UnknownTask(QueuelibError, LookupError):  # noqa: N818
+class UnknownTask(QueuelibError, LookupError):
     """No handler is registered under this name."""
 
 
-class UnknownJob(QueuelibError, LookupError):  # noqa: N818
+class UnknownJob(QueuelibError, LookupError):
     """No job has this id: it was never given out, or its outcome was kept long enough and forgotten."""
 
 
-class JobTimeout(QueuelibError, TimeoutError):  # noqa: N818
+class JobTimeout(QueuelibError, TimeoutError):
     """The result did not come within the time the caller gave; the job itself goes on."""
 
 
-class JobFailed(QueuelibError):  # noqa: N818
+class JobFailed(QueuelibError):
     """How a job ended, other than well."""
 
 
@@ -168,7 +168,7 @@ class RemoteError(JobFailed):
         self.traceback_text = traceback_text
 
 
-class RemoteTraceback(JobFailed):  # noqa: N818
+class RemoteTraceback(JobFailed):
     """The traceback of the worker, as text; it stands as the cause of the exception that is raised here."""
 
     def __str__(self) -> str:
@@ -187,11 +187,11 @@ class CancelledError(JobFailed, concurrent.futures.CancelledError):
     """The job was cancelled before it started."""
 
 
-class SoftTimeLimit(QueuelibError, TimeoutError):  # noqa: N818
+class SoftTimeLimit(QueuelibError, TimeoutError):
     """Raised inside a handler that ran longer than its task's `timeout`; a failure that may retry."""
 
 
-class Retry(QueuelibError):  # noqa: N818
+class Retry(QueuelibError):
     """Raised by a handler: run this job again, after `delay` seconds where given.
 
     It counts as one of the task's `retries`; when those are used up the job fails.

@@ -28,5 +28,5 @@ class Events:
         for observer in self._observers:
             try:
                 observer(name, facts)
-            except Exception:  # observers are foreign code, and a job must not suffer from one
+            except Exception:  # noqa: BLE001 - observers are foreign code, and a job must not suffer from one
                 _log.exception("an observer failed on %s", name)

@@ -7,8 +7,8 @@ then `generic_visit`. The same visitor dispatches on plain options: `visit(42)` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from queuelib.errors import RegistrationError, UnknownTask
 
@@ -76,12 +76,12 @@ class Handlers:
         """Whether there is a `generic_visit`."""
         return hasattr(self, "generic_visit")
 
-    def _methods(self) -> dict[Hashable, Method]:
+    def _methods(self) -> dict[tuple[type, object], Method]:
         # Made on first use: a subclass need not call super().__init__().
         try:
             return self.__found
         except AttributeError:
-            self.__found: dict[Hashable, Method] = {}
+            self.__found: dict[tuple[type, object], Method] = {}
             return self.__found
 
     def _look_up(self, subject: object) -> Method:
@@ -89,7 +89,7 @@ class Handlers:
         if _is_option(subject):
             names.insert(0, str(subject))
         for name in [*(_PREFIX + name for name in names), "generic_visit"]:
-            method = getattr(self, name, None)
+            method: Method | None = getattr(self, name, None)
             if callable(method):
                 return method
         msg = f"{type(self).__name__} has neither {_PREFIX}{names[0]} nor generic_visit"
@@ -113,7 +113,7 @@ class Registry:
         Raises:
             RegistrationError: It is no visitor, or another one handles one of its messages.
         """
-        if not isinstance(visitor, Handlers):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(cast("object", visitor), Handlers):
             msg = f"register() takes an instance of a Handlers subclass, not {visitor!r}"
             raise RegistrationError(msg)
         mine = _method_names(visitor)
@@ -154,8 +154,8 @@ class Registry:
 _MAX_REMEMBERED = 10_000
 
 
-def _key(subject: object) -> Hashable:
-    return (type(subject), subject) if _is_option(subject) else type(subject)
+def _key(subject: object) -> tuple[type, object]:
+    return type(subject), (subject if _is_option(subject) else None)
 
 
 def _is_option(subject: object) -> bool:

@@ -28,7 +28,7 @@ class Key(NamedTuple):
     """What names one job everywhere below the public interface."""
 
     bundle: bytes
-    index: int
+    index: int  # type: ignore[assignment]  # tuple.index is not missed
 
 
 def new_bundle_id(wall: float, random: Callable[[int], bytes] = os.urandom) -> bytes:

@@ -50,7 +50,7 @@ class CallOptions:
     limits: Limits | None = None
 
 
-def make_limits(  # noqa: PLR0913 - one argument for each option, so that an unknown one is a TypeError
+def make_limits(
     base: Limits,
     *,
     timeout: Duration | None = None,
@@ -92,7 +92,7 @@ def duration(name: str, value: Duration, *, above_zero: bool = False) -> float:
     Raises:
         ConfigurationError: It is no number or timedelta, negative, or not finite.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):  # pyright: ignore
+    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"{name} is a number of seconds or a timedelta, not {value!r}"
         raise ConfigurationError(msg)
     result = seconds(value)

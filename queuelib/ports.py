@@ -18,7 +18,7 @@ from queuelib.outcome import Record
 __all__ = [
     "Backend",
     "Cancelled",
-    "DelayQueues",
+    "DelayExchanges",
     "Delivery",
     "Lane",
     "Outgoing",
@@ -156,7 +156,7 @@ class TransportSettings:
         connection: Further keyword arguments for `kombu.Connection` (heartbeat, ssl, ...).
         queue_arguments: Arguments with which each color's queue is declared.
         confirms: Publishes are confirmed by the server, in batches, and unroutable ones returned.
-        delays: Ladder of waiting queues, where the transport has no delays of its own: see `DelayQueues`.
+        delays: Ladder of waiting queues, where the transport has no delays of its own: see `DelayExchanges`.
     """
 
     url: str
@@ -166,14 +166,23 @@ class TransportSettings:
     connection: Mapping[str, Any] = field(default_factory=dict[str, Any])
     queue_arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     confirms: bool = False
-    delays: DelayQueues | None = None
+    delays: DelayExchanges | None = None
 
 
-class DelayQueues(Protocol):
-    """Names the waiting queues from which a server moves a frame on by itself when its time has come."""
+class DelayExchanges(Protocol):
+    """Waiting queues behind exchanges: a frame's routing key says how long it waits, and the server moves it on."""
 
-    def route(self, queue: str, delay: float) -> tuple[str, Mapping[str, Any]]:
-        """Return the waiting queue for a frame that `queue` gets after `delay` seconds, and its arguments."""
+    @property
+    def longest(self) -> float:
+        """Longest delay in seconds; what has to wait longer is sent round again by whoever takes it."""
+        ...
+
+    def address(self, queue: str, delay: float) -> tuple[str, str]:
+        """Return exchange and routing key by which a frame reaches `queue` after `delay` seconds."""
+        ...
+
+    def declare(self, connection: Any, queue: str) -> None:
+        """Make sure, through a kombu connection, that every way to `queue` exists."""
         ...
 
 

@@ -27,7 +27,7 @@ _PLACE = re.compile(r" - at `(?:key in )?\$(?P<path>.*)`$")
 _MISSING = object()
 
 
-class SchemaMismatch(ArgumentError):  # noqa: N818
+class SchemaMismatch(ArgumentError):
     """Arguments written for another shape of the task cannot be read as this one: a deploy changed it."""
 
 
@@ -121,7 +121,7 @@ class Schema:
         data = self._encode(values)
         for value, exact in zip(values, self._exact, strict=True):
             if exact is None or type(value) is not exact:
-                return self._checked(values, data)
+                return self._checked(data)
         return data
 
     def pack_message(self, message: object) -> bytes:
@@ -195,9 +195,9 @@ class Schema:
             for parameter in self._parameters:
                 annotation = hints.get(parameter.name, Any)
                 if parameter.kind is _PARAMETER.VAR_POSITIONAL:
-                    annotation = list[annotation]
+                    annotation = list.__class_getitem__(annotation)
                 elif parameter.kind is _PARAMETER.VAR_KEYWORD:
-                    annotation = dict[str, annotation]
+                    annotation = dict.__class_getitem__((str, annotation))
                 self._types.append(annotation)
                 self._exact.append(annotation if annotation in _EXACT else None)
             self._result = hints.get("return", _MISSING)
@@ -230,16 +230,16 @@ class Schema:
         bound.apply_defaults()
         return list(bound.arguments.values())
 
-    def _checked(self, values: list[Any], data: bytes) -> bytes:
+    def _checked(self, data: bytes) -> bytes:
         converted, was_plain = self._convert_all(codec.decode(data))
-        del values
         return self._encode(converted) if was_plain else data
 
     def _encode(self, value: object) -> bytes:
         try:
             return codec.encode(value)
         except EncodeError as error:
-            raise type(error)(f"{self.name}: {self._with_names(str(error))}") from error
+            msg = f"{self.name}: {self._with_names(str(error))}"
+            raise type(error)(msg) from error
 
     def _with_names(self, text: str) -> str:
         """Put parameter names into the path of an encoding error: `value[1][3]` is `genome[3]`."""

@@ -128,7 +128,7 @@ class Task(Bound[P, R]):
         """Run the function here."""
         return self._function(*args, **kwargs)
 
-    def options(  # noqa: PLR0913 - one argument for each option, so that an unknown one is a TypeError
+    def options(
         self,
         *,
         color: str | None = None,
@@ -169,7 +169,7 @@ class Task(Bound[P, R]):
         return f"<Task {self.name}>"
 
 
-def call_options(  # noqa: PLR0913
+def call_options(
     definition: Definition,
     *,
     color: str | None = None,

@@ -100,4 +100,4 @@ def _silence(bell: int) -> None:
     try:
         os.eventfd_read(bell)
     except BlockingIOError:
-        pass
+        pass  # nobody rang

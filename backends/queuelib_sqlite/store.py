@@ -7,7 +7,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -68,7 +68,7 @@ class Store:
             self.connection.execute("PRAGMA synchronous = NORMAL")
 
     @contextmanager
-    def write(self, deadline: float = _BUSY_DEADLINE) -> Iterator[sqlite3.Connection]:
+    def write(self, deadline: float = _BUSY_DEADLINE) -> Generator[sqlite3.Connection]:
         """Run a write transaction, then ring for the topics in `rung`.
 
         Raises:
@@ -90,13 +90,13 @@ class Store:
             self._ring(waiters)
 
     @contextmanager
-    def read(self) -> Iterator[sqlite3.Connection]:
+    def read(self) -> Generator[sqlite3.Connection]:
         """Read outside of any transaction; WAL readers never wait for writers."""
         with self.lock, self.translated():
             yield self.connection
 
     @contextmanager
-    def translated(self) -> Iterator[None]:
+    def translated(self) -> Generator[None]:
         """Turn the driver's errors into ours."""
         try:
             yield

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from kombu import Connection
+from kombu.connection import Connection
 from kombu.transport import TRANSPORT_ALIASES
 
 from queuelib import plugins
@@ -81,6 +81,7 @@ class Publisher:
     def __init__(self, settings: TransportSettings, namespace: str) -> None:
         self._settings = settings
         self._namespace = namespace
+        self._lane: Lane | None = None
         self._start()
 
     def publish(self, frames: Sequence[Outgoing], deadline: float) -> None:
@@ -131,7 +132,7 @@ class Publisher:
         self._lock = threading.Lock()
         self._queue_lock = threading.Lock()
         self._queue: list[_Order] = []
-        self._lane: Lane | None = None  # one inherited through a fork is the parent's: forgotten, not closed
+        self._lane = None  # one inherited through a fork is the parent's: forgotten, not closed
         self._used = 0.0
 
     def _send_queued(self, end: float) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from queuelib.errors import BrokerUnavailable, QueuelibError
 from queuelib.settings import mask
 
 if TYPE_CHECKING:
-    from kombu import Connection
+    from kombu.connection import Connection
 
     from queuelib.channel import BatchChannel
     from queuelib.message import Outgoing
@@ -27,7 +27,7 @@ class BatchLane:
         self._settings = settings
         self._prefix = namespace + "."
         with self._translated():
-            self._channel: BatchChannel = connection.default_channel
+            self._channel = cast("BatchChannel", connection.default_channel)
         self._channel.queue_prefix = self._prefix
 
     @property
@@ -93,7 +93,7 @@ class BatchLane:
         self._connection.close()
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self) -> Generator[None]:
         try:
             yield
         except QueuelibError:

@@ -18,7 +18,7 @@ __all__ = ["main"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="queuelib-kombu", prog_name="queuelib")
 def cli() -> None:
-    """Typed tasks, on priority-colored queues, over whichever broker you have.
+    r"""Typed tasks, on priority-colored queues, over whichever broker you have.
 
     \b
     Try it:        queuelib demo ga

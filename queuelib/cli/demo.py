@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,7 @@ class Stage:
             self.ran_by[facts["ran_by"]] += 1
 
     @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
+    def _place(self) -> Generator[None]:
         """Connect to the broker asked for, else to a file that goes away afterwards."""
         import os  # noqa: PLC0415
 
@@ -187,7 +187,7 @@ class Stage:
                 self.dispatcher.close()
 
     @contextlib.contextmanager
-    def _bar(self, label: str, what: str, total: int) -> Iterator[_OnDone]:
+    def _bar(self, label: str, what: str, total: int) -> Generator[_OnDone]:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

@@ -11,35 +11,25 @@ from typing import Any
 
 import click
 
-__all__ = ["DURATION", "SIZE", "worker"]
+__all__ = ["duration", "size", "worker"]
 
 
-class _Duration(click.ParamType[float]):
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, int | float):
-            return float(value)
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", str(value).strip())
-        if match is None:
-            self.fail(f"{value!r} is no duration: write 30, 30s, 5m, 2h or 1d", param, ctx)
-        return float(match[1]) * {"ms": 0.001, None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+def duration(text: Any) -> float:
+    """Return a duration in seconds from `30`, `30s`, `5m`, `2h` or `1d`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", str(text).strip())
+    if match is None:
+        msg = f"{text!r} is no duration: write 30, 30s, 5m, 2h or 1d"
+        raise click.BadParameter(msg)
+    return float(match[1]) * {"ms": 0.001, None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
-class _Size(click.ParamType[int]):
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", str(value).strip(), re.IGNORECASE)
-        if match is None:
-            self.fail(f"{value!r} is no size: write 500M or 2G", param, ctx)
-        return int(float(match[1]) * 1024 ** "_KMGT".index((match[2] or "_").upper()))
-
-
-DURATION = _Duration()
-SIZE = _Size()
+def size(text: Any) -> int:
+    """Return a size in bytes from `500M` or `2G`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
+    if match is None:
+        msg = f"{text!r} is no size: write 500M or 2G"
+        raise click.BadParameter(msg)
+    return int(float(match[1]) * 1024 ** "_KMGT".index((match[2] or "_").upper()))
 
 
 @click.command()
@@ -49,14 +39,14 @@ SIZE = _Size()
 @click.option("--name", default="", help="Name of the worker; default: host and a random part.")
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 @click.option("--max-jobs", type=click.IntRange(1), metavar="N", help="Replace a child after N jobs.")
-@click.option("--max-memory", type=SIZE, help="Replace a child that has more resident memory after a job, e.g. 2G.")
+@click.option("--max-memory", type=size, help="Replace a child that has more resident memory after a job, e.g. 2G.")
 @click.option("--isolate", is_flag=True, help="Run each job in a process of its own.")
-@click.option("--grace", type=DURATION, help="Interrupt what still runs this long after the first signal, e.g. 30s.")
+@click.option("--grace", type=duration, help="Interrupt what still runs this long after the first signal, e.g. 30s.")
 @click.option(
-    "--unknown-for", type=DURATION, default=3600.0, show_default="1h", help="Set an unknown task aside after this time."
+    "--unknown-for", type=duration, default=3600.0, show_default="1h", help="Set an unknown task aside after this time."
 )
 @click.option("--quiet", is_flag=True, help="Say warnings and errors only.")
-def worker(  # noqa: PLR0913 - an argument for each option
+def worker(
     targets: tuple[str, ...],
     *,
     colors: str,
@@ -70,7 +60,7 @@ def worker(  # noqa: PLR0913 - an argument for each option
     unknown_for: float,
     quiet: bool,
 ) -> None:
-    """Run the jobs of the Dispatcher in a module or file.
+    r"""Run the jobs of the Dispatcher in a module or file.
 
     \b
     queuelib worker tasks.py                     all colors, a child for each CPU

@@ -70,13 +70,13 @@ def run(wishes: Wishes, beside: Beside | None = None) -> int:
     try:
         supervisor = _start(wishes, beside, name)
     except QueuelibError as error:
-        _log.error("%s", error)  # noqa: TRY400 - the message is for the user, our own traceback is not
+        _log.error("%s", error)
         _tell(beside, {"error": str(error)})
         return 1
     try:
         supervisor.run()
     except QueuelibError as error:
-        _log.error("%s", error)  # noqa: TRY400
+        _log.error("%s", error)
         _tell(beside, {"error": str(error)})
         return 1
     _log.info("worker %s ended; %d jobs", name, supervisor.finished)

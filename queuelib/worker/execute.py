@@ -6,7 +6,7 @@ import inspect
 import os
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +101,7 @@ class Executor:
 
 
 @contextmanager
-def _soft_limit(timeout: float | None) -> Iterator[None]:
+def _soft_limit(timeout: float | None) -> Generator[None]:
     """Raise SoftTimeLimit in the block after `timeout` seconds; a thread other than the main one has no such alarm."""
     if timeout is None or threading.current_thread() is not threading.main_thread():
         yield

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from struct import Struct
-from typing import Any
+from typing import Any, cast
 from zlib import crc32
 
 import msgpack
@@ -15,12 +16,13 @@ __all__ = ["FrameReader", "pack_frame", "send_frame"]
 
 _PREFIX = Struct("<II")  # length in bytes, CRC-32
 _MAX_BYTES = 64 * 1024 * 1024  # a hand-over of several messages at their largest
+_packb = cast("Callable[..., bytes]", msgpack.packb)
 _READ = 256 * 1024
 
 
 def pack_frame(value: Any) -> bytes:
     """Return a value as a frame."""
-    data: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
+    data = _packb(value, unicode_errors="surrogatepass")
     return _PREFIX.pack(len(data), crc32(data)) + data
 
 

@@ -77,4 +77,4 @@ class Member:
     @property
     def identity(self) -> tuple[bytes, int, int]:
         """Job and attempt: what is started once, whichever delivery it came with."""
-        return (*self.key, self.bundle.attempt)
+        return (self.bundle.id, self.bundle.indexes[self.position], self.bundle.attempt)

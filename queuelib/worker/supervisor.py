@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import selectors
 import socket
 from collections.abc import Callable, Iterable
@@ -40,7 +41,7 @@ _RENEW_EVERY = 1.0  # heartbeats, the dead, what became due
 _ANNOUNCE_EVERY = 5.0
 _ANNOUNCE_FOR = 15.0  # three chances
 _MARKS_EVERY = 0.02  # a cancelled job is started at most this long after its mark
-_POLL = 0.02  # for transports that cannot wake us
+_POLL = 0.005  # for transports that cannot wake us
 _STUCK_AFTER = 0.005  # a running job that blocks others for longer loses them to an idle child
 _SHOW_RUNNING_AFTER = 1.0  # a state that costs a write is only published for jobs that last
 _SUSPECT_ALONE = 2  # starts without an outcome from which a job runs while no other suspect does
@@ -99,8 +100,8 @@ class Supervisor:
         self._timers: dict[str, float] = {}
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
+        self._wake_read.setblocking(False)  # noqa: FBT003 - socket's own signature
+        self._wake_write.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._lane_fd: int | None = None
         self._stops = 0
@@ -202,7 +203,7 @@ class Supervisor:
         try:
             reports, is_closed = child.reports()
         except (ValueError, DecodeError) as error:
-            _log.error("%s; it is killed", error)  # noqa: TRY400 - the traceback is ours and tells nothing
+            _log.error("%s; it is killed", error)
             child.kill("it wrote to the pipe that its worker listens on")
             reports, is_closed = [], False
         for report in reports:
@@ -626,10 +627,14 @@ def _has_ended(child: Child) -> bool:
         return True
 
 
+_LAST_WORDS = 0.1  # seconds
+
+
 def _reap(child: Child) -> str:
     """Wait for a dead child, clean up what it started, and return how it ended, for people."""
     if not child.pid:
         return "its thread ended"
+    select.select([child.pidfd], [], [], _LAST_WORDS)  # its socket closes a little before it has ended
     child.kill(child.death_note)  # grandchildren in its process group
     try:
         status = os.waitpid(child.pid, 0)[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ _LEAVE_AFTER = 10.0
 
 
 @contextmanager
-def workers(dispatcher: Dispatcher, processes: int, name: str) -> Iterator[None]:
+def workers(dispatcher: Dispatcher, processes: int, name: str) -> Generator[None]:
     """Run a supervisor and its children as threads while the block lasts."""
     manifest = manifest_of(dispatcher)
     name = name or f"threads-{threading.get_ident():x}"

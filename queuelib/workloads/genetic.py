@@ -136,7 +136,7 @@ class Evolution:
         return asdict(self) | {"best_genome": list(self.best_genome), "history": [asdict(g) for g in self.history]}
 
 
-def run(  # noqa: PLR0913 - each is an option of the demo
+def run(
     domain: str = "rastrigin",
     *,
     dimensions: int = 10,
@@ -162,7 +162,7 @@ def run(  # noqa: PLR0913 - each is an option of the demo
     )
 
 
-def evolve(  # noqa: PLR0913 - each is a parameter of the search
+def evolve(
     domain: str,
     *,
     dimensions: int,

@@ -117,7 +117,7 @@ class Estimate:
         return asdict(self) | {"standard_error": finite}
 
 
-def run(  # noqa: PLR0913 - each is an option of the demo
+def run(
     *,
     points: int = 600_000_000,
     groups: int = 200,
@@ -130,7 +130,7 @@ def run(  # noqa: PLR0913 - each is an option of the demo
     return pi(points, groups=groups, root_seed=root_seed, serial=serial, on_group=on_group, on_done=on_done)
 
 
-def pi(  # noqa: PLR0913 - each is a parameter of the simulation
+def pi(
     points: int,
     *,
     groups: int,
@@ -159,7 +159,7 @@ def pi(  # noqa: PLR0913 - each is a parameter of the simulation
     return _fan_in(jobs, math.pi, on_group, on_done)
 
 
-def european_option(  # noqa: PLR0913, PLR0917 - the contract has six terms
+def european_option(  # noqa: PLR0917 - the contract has six terms
     spot: float,
     strike: float,
     rate: float,
@@ -209,7 +209,7 @@ def european_option(  # noqa: PLR0913, PLR0917 - the contract has six terms
     return _fan_in(jobs, reference, on_group, on_done)
 
 
-def black_scholes(  # noqa: PLR0913, PLR0917 - the contract has six terms
+def black_scholes(  # noqa: PLR0917 - the contract has six terms
     spot: float, strike: float, rate: float, volatility: float, maturity: float, kind: Kind = "call"
 ) -> float:
     """Return the exact price of a European option without dividends.
@@ -245,7 +245,7 @@ def pi_group(points: int, root_seed: int, group: int) -> tuple[int, float, float
 
 
 @dispatcher.task(color="yellow", name="monte_carlo.option_group")
-def option_group(  # noqa: PLR0913, PLR0917 - the contract has six terms
+def option_group(  # noqa: PLR0917 - the contract has six terms
     spot: float,
     strike: float,
     rate: float,
@@ -275,7 +275,7 @@ def _pi_moments(points: int, root_seed: int, group: int) -> tuple[int, float, fl
     return points, 4.0 * hits / points, 16.0 * (hits * (points - hits) / points)
 
 
-def _option_moments(  # noqa: PLR0913, PLR0917 - the contract has six terms
+def _option_moments(  # noqa: PLR0917 - the contract has six terms
     spot: float,
     strike: float,
     rate: float,

@@ -1,0 +1,57 @@
+# A bare Debian machine needs git and make only; `make help` lists what there is.
+SHELL := /bin/bash
+VENV ?= .venv
+PYTEST_ARGS ?=
+BIN := $(VENV)/bin
+SOURCES := queuelib backends/queuelib_memory backends/queuelib_sqlite backends/queuelib_redis backends/queuelib_rabbitmq
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test unit check format docs build clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.science ## install what the demos need, then run both: no server, no setup
+	$(BIN)/queuelib demo ga
+	$(BIN)/queuelib demo pi
+
+test: $(VENV)/.dev ## every test, on SQLite, Redis and RabbitMQ (containers, else local servers); PYTEST_ARGS=… for pytest
+	VENV=$(VENV) QUEUELIB_TEST_REQUIRE=1 scripts/with-servers -- $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+unit: $(VENV)/.dev ## the tests that need no server
+	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+
+check: $(VENV)/.dev ## format, lint, types, import layers, unit tests, doctests, docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	MYPYPATH= $(BIN)/mypy $(SOURCES) tests
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest --doctest-modules -p no:randomly $(SOURCES)
+	if [ -f mkdocs.yml ]; then $(BIN)/mkdocs build --strict --quiet; fi
+
+format: $(VENV)/.dev ## let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+build: $(VENV)/.dev ## wheel and source distribution into dist/
+	$(BIN)/python -m build --outdir dist .
+
+clean: ## remove what the other targets made
+	rm -rf .venv .venv-* build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	python=$$(scripts/find-python) && "$$python" -m venv $(VENV)
+
+$(VENV)/.science: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[science]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,193 @@
+"""What a process has learned from the streams and from its reply queue."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from queuelib.ids import Key, created_at
+from queuelib.outcome import Record, supersedes
+from queuelib_rabbitmq import wire
+from queuelib_rabbitmq.known import Known
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Sequence
+
+    from queuelib.ports import QuarantineItem, WorkerInfo
+
+__all__ = ["Memory", "Waiter", "check_interval"]
+
+_CACHE_BYTES = 64 * 1024 * 1024
+_OWN_BUNDLES = 200_000  # bundles of this process whose outcomes are pushed; older ones are looked up
+_CHECK_SHARE = 0.25  # of a job's age: how often the stream is asked about a job whose outcome should be pushed
+_CHECK_MIN, _CHECK_MAX = 1.0, 60.0  # seconds
+
+
+class Waiter:
+    """Somebody who wants to know when one of some jobs has ended."""
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self.keys = frozenset(keys)
+        self.ended = threading.Event()
+
+
+class Memory:
+    """Outcomes, cancel marks, quarantine and workers, as far as they were read; safe from any thread.
+
+    Attributes:
+        lock: Guards everything here.
+        epoch: What tells the cursors of this memory from those of another.
+        folded: Records as the results stream has them, complete from where its reader began.
+        marks: Cancelled jobs, in order.
+        items: The quarantine.
+        workers: Announcements, each with its end.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.epoch = os.urandom(8)
+        self.folded = Known(_CACHE_BYTES, self._is_wanted)
+        self.marks: list[Key] = []
+        self.items: dict[str, QuarantineItem] = {}
+        self.workers: dict[str, tuple[WorkerInfo, float]] = {}
+        self._pushed = Known(_CACHE_BYTES, self._is_wanted)
+        self._stored = Known(_CACHE_BYTES // 8, self._is_wanted)
+        self._doubtful: set[Key] = set()
+        self._own: OrderedDict[bytes, None] = OrderedDict()
+        self._checked = 0.0
+        self._waiters: set[Waiter] = set()
+
+    def add_own(self, bundles: Iterable[bytes]) -> None:
+        """Take note of bundles whose outcomes are pushed to this process."""
+        with self.lock:
+            for bundle in bundles:
+                self._own[bundle] = None
+            while len(self._own) > _OWN_BUNDLES:
+                self._own.popitem(last=False)
+
+    def is_own(self, keys: Iterable[Key]) -> bool:
+        """Return whether all these jobs' outcomes are pushed to this process."""
+        return all(key.bundle in self._own for key in keys)
+
+    def add_stored(self, records: Sequence[Record]) -> list[bool]:
+        """Take note of what this process stored; return which of it stands, as far as this process knows."""
+        with self.lock:
+            self._doubtful.update(record.key for record in records if record.key.bundle in self._own)
+            return [supersedes(record, self.folded.get(record.key)) and self._stored.add(record) for record in records]
+
+    def best(self, key: Key) -> Record | None:
+        """Return what is known of a job."""
+        folded, pushed = self.folded.get(key), self._pushed.get(key)
+        if pushed is None or (folded is not None and not supersedes(pushed, folded)):
+            return folded
+        return pushed
+
+    def unanswered(self, keys: Iterable[Key], now: float) -> list[Key]:
+        """Return the jobs for which the stream has to be read."""
+        with self.lock:
+            return [key for key in keys if not self._is_answered(key, now)]
+
+    def set_checked(self, keys: Iterable[Key], now: float) -> None:
+        """Take note that the stream was read for these jobs."""
+        with self.lock:
+            self._doubtful.difference_update(keys)
+            self._checked = now
+
+    def has_news(self, keys: Iterable[Key]) -> bool:
+        """Return whether one of these jobs has ended, or may have."""
+        with self.lock:
+            return any(
+                key in self._doubtful or ((record := self.best(key)) is not None and record.is_final) for key in keys
+            )
+
+    @contextmanager
+    def wanting(self, keys: Sequence[Key]) -> Generator[Waiter, None, None]:
+        """Keep what is learned of these jobs, however much else goes by, and tell of their ends."""
+        waiter = Waiter(keys)
+        with self.lock:
+            self._waiters.add(waiter)
+        try:
+            yield waiter
+        finally:
+            with self.lock:
+                self._waiters.discard(waiter)
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        """Drop what is known of these jobs."""
+        with self.lock:
+            for key in keys:
+                for known in (self._pushed, self._stored, self.folded):
+                    known.drop(key)
+
+    def unfold(self) -> None:
+        """Drop what the results stream said: it is read again from an earlier time."""
+        with self.lock:
+            self.folded.clear()
+
+    def push(self, body: bytes) -> None:
+        """Take in a message from the reply queue."""
+        message = wire.decode(body)
+        if message is None or message[0] != wire.OUTCOMES:
+            return
+        _, is_doubtful, rows = message
+        with self.lock:
+            for record in wire.records_of(rows):
+                if is_doubtful and record.is_final:
+                    if record.key.bundle in self._own:  # for other jobs the stream is read anyway
+                        self._doubtful.add(record.key)
+                else:
+                    self._pushed.add(record)
+                self._wake(record)
+
+    def apply_outcomes(self, message: list[Any]) -> None:
+        """Take in a message of the results stream."""
+        kind, *content = message
+        with self.lock:
+            if kind == wire.OUTCOMES:
+                for record in wire.records_of(content[1]):
+                    self.folded.add(record)
+                    self._wake(record)
+            elif kind == wire.FORGETS:
+                self.forget(wire.keys_of(content[0]))
+
+    def apply_control(self, message: list[Any]) -> None:
+        """Take in a message of one of the small streams."""
+        kind, content = message[0], message[1]
+        with self.lock:
+            if kind == wire.CANCELS:
+                self.marks.extend(wire.keys_of(content))
+            elif kind == wire.ITEM:
+                item = wire.item_of(content)
+                self.items[item.id] = item
+            elif kind == wire.RELEASES:
+                for name in content:
+                    self.items.pop(name, None)
+            elif kind == wire.WORKER:
+                worker, until = wire.worker_of(content)
+                self.workers[worker.name] = (worker, until)
+
+    def _is_answered(self, key: Key, now: float) -> bool:
+        record = self.best(key)
+        if record is not None and record.is_final:
+            return True
+        created = created_at(key.bundle)
+        if key in self._doubtful or key.bundle not in self._own or created < self._pushed.forgotten:
+            return False
+        return now - max(self._checked, created) < check_interval(now - created)
+
+    def _is_wanted(self, key: Key) -> bool:
+        return any(key in waiter.keys for waiter in self._waiters)
+
+    def _wake(self, record: Record) -> None:
+        if record.is_final:
+            for waiter in self._waiters:
+                if record.key in waiter.keys:
+                    waiter.ended.set()
+
+
+def check_interval(age: float) -> float:
+    """Return after how many seconds the stream is asked about a job of this age whose outcome was not pushed."""
+    return min(max(age * _CHECK_SHARE, _CHECK_MIN), _CHECK_MAX)

@@ -1,0 +1,281 @@
+"""Outcomes on RabbitMQ: one durable stream, which any process reads, any number of times.
+
+A client also has a reply queue: a stored batch that carries its name is copied there by the server, from the same
+publish. What comes that way is believed at once, except where it is marked doubtful (from a delivery that was not the
+first): then, as for the jobs of other processes, the stream is read from the bundle's own time on, and the record at
+the lowest offset stands as `supersedes` says.
+
+Cancel marks, the quarantine and the workers' announcements are streams of their own, folded by their readers.
+
+It keeps no record of what was submitted, and `store` knows of standing outcomes only what this process has seen: what
+`fetch` returns is decided by the stream alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from concurrent.futures import Future, wait
+from typing import TYPE_CHECKING, Any
+
+from queuelib.errors import BrokerUnavailable
+from queuelib.ids import Key, created_at
+from queuelib.ports import Cancelled, QuarantineItem, ResultCapabilities, WorkerInfo
+from queuelib.settings import SUBMIT_DEADLINE
+from queuelib_rabbitmq import wire
+from queuelib_rabbitmq.io import Io
+from queuelib_rabbitmq.memory import Memory, check_interval
+from queuelib_rabbitmq.reader import StreamReader
+from queuelib_rabbitmq.transport import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from queuelib.message import Outgoing
+    from queuelib.outcome import Record
+
+__all__ = ["RabbitResults"]
+
+_SKEW = 15.0  # seconds by which a submitter's clock may be ahead of the server's; reading them costs time
+_READ_DEADLINE = 60.0  # seconds to read a stream to its end: 290,000 outcomes took 8
+_STREAM_BYTES = 50_000_000_000  # of outcomes; a guard for the server's disk, far beyond a day of them
+_ANNOUNCED = 600.0  # seconds of announcements that are read; they are repeated every few
+_REOPEN_AFTER = 0.5  # seconds between two attempts to connect
+
+
+class RabbitResults:
+    """The result backend of amqp://."""
+
+    capabilities = ResultCapabilities(crosses_processes=True, survives_restart=True)
+
+    def __init__(self, url: str, namespace: str, keep: float) -> None:
+        self.address = parse(url)
+        self.stream = f"{namespace}.results"
+        self.quarantine_stream = f"{namespace}.quarantine"
+        self.streams = _streams(namespace, keep)
+        self._namespace = namespace
+        self._client = _Client(self)
+
+    def accept(self, frames: Sequence[Outgoing]) -> None:
+        """Remember which bundles are this process's own: their outcomes are pushed, and the stream is left alone."""
+        self._here().memory.add_own(frame.bundle for frame in frames)
+
+    def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:
+        """Append to the stream; every record of it counts as doubtful, as nobody says which delivery it came from."""
+        here = self._here()
+        io = here.open()
+        _finish([io.publish(self.stream, body, reply) for body in wire.outcome_messages(records, doubtful=True)])
+        return here.memory.add_stored(records)
+
+    def fetch(self, keys: Sequence[Key]) -> list[Record | None]:
+        """Return what was pushed, else what the stream says."""
+        here = self._here()
+        now = time.time()
+        unknown = here.memory.unanswered(keys, now)
+        if unknown:
+            since = min(created_at(key.bundle) for key in unknown) - _SKEW
+            with here.memory.wanting(unknown):
+                if since < here.memory.folded.forgotten:
+                    here.outcomes.restart()
+                here.outcomes.catch_up(since, _READ_DEADLINE)
+                here.memory.set_checked(unknown, now)
+        with here.memory.lock:
+            return [here.memory.best(key) for key in keys]
+
+    def wait(self, keys: Sequence[Key], timeout: float) -> None:
+        """Wait for a push; for jobs of other processes, follow the stream."""
+        if timeout <= 0 or not keys:
+            return
+        here = self._here()
+        with here.memory.wanting(keys) as waiter:
+            if here.memory.has_news(keys):
+                return
+            oldest = min(created_at(key.bundle) for key in keys)
+            if here.memory.is_own(keys):
+                waiter.ended.wait(min(timeout, check_interval(time.time() - oldest)))
+                return
+            with here.outcomes.following(oldest - _SKEW, _READ_DEADLINE):
+                waiter.ended.wait(timeout)
+
+    def forget(self, keys: Sequence[Key]) -> None:
+        """Append that these endings do not count any more."""
+        here = self._here()
+        _finish([here.open().publish(self.stream, wire.encode(wire.FORGETS, keys))])
+        here.memory.forget(keys)
+
+    def inbox(self) -> str:
+        """Return the reply queue's name; it is opened in the background."""
+        return self._here().listen(self._namespace)
+
+    def cancel(self, keys: Sequence[Key]) -> None:
+        """Append marks."""
+        self._append("control", wire.encode(wire.CANCELS, keys, time.time()))
+
+    def cancelled(self, cursor: Any) -> Cancelled:
+        """Return new marks; a running reader brings them, so that asking again costs nothing and never waits."""
+        here = self._here()
+        here.control.touch()
+        if cursor is None:
+            here.control.catch_up(0.0, _READ_DEADLINE)
+        elif not here.control.is_running:
+            here.resume_control()
+        memory = here.memory
+        with memory.lock:
+            position = cursor[1] if cursor is not None and cursor[0] == memory.epoch else 0
+            return Cancelled(memory.marks[position:], (memory.epoch, len(memory.marks)))
+
+    def quarantine(self, items: Sequence[QuarantineItem]) -> None:
+        """Append to the quarantine, which is kept for ever."""
+        io = self._here().open()
+        _finish([io.publish(self.quarantine_stream, wire.encode(wire.ITEM, wire.item_row(item))) for item in items])
+
+    def quarantined(self) -> list[QuarantineItem]:
+        """Read all that is set aside and not released."""
+        here = self._here()
+        here.quarantine.catch_up(0.0, _READ_DEADLINE)
+        with here.memory.lock:
+            return list(here.memory.items.values())
+
+    def release(self, ids: Sequence[str]) -> None:
+        """Append that these items are not set aside any more."""
+        self._append("quarantine", wire.encode(wire.RELEASES, list(ids)))
+
+    def announce(self, worker: WorkerInfo, lifetime: float) -> None:
+        """Append an announcement with its end."""
+        self._append("workers", wire.encode(wire.WORKER, wire.worker_row(worker, time.time() + lifetime)))
+
+    def workers(self) -> list[WorkerInfo]:
+        """Read the announcements of the last minutes."""
+        here = self._here()
+        now = time.time()
+        here.workers.catch_up(now - _ANNOUNCED, _READ_DEADLINE)
+        with here.memory.lock:
+            return [worker for worker, until in here.memory.workers.values() if until > now]
+
+    def close(self) -> None:
+        """End the connection and delete the reply queue; a later call begins anew."""
+        client, self._client = self._here(), _Client(self)
+        client.close()
+
+    def _here(self) -> _Client:
+        """Return what belongs to this process: a forked child leaves its parent's connection alone."""
+        if self._client.pid != os.getpid():
+            self._client = _Client(self)
+        return self._client
+
+    def _append(self, stream: str, body: bytes) -> None:
+        _finish([self._here().open().publish(f"{self._namespace}.{stream}", body)])
+
+
+class _Client:
+    """The connection of one process, its readers, and what it has learned."""
+
+    def __init__(self, results: RabbitResults) -> None:
+        self.pid = os.getpid()
+        self.memory = memory = Memory()
+        names = list(results.streams)
+        self.outcomes = StreamReader(names[0], self.open, memory.apply_outcomes, memory.unfold)
+        self.control = StreamReader(names[1], self.open, memory.apply_control, memory.marks.clear)
+        self.workers = StreamReader(names[2], self.open, memory.apply_control, memory.workers.clear)
+        self.quarantine = StreamReader(names[3], self.open, memory.apply_control, memory.items.clear)
+        self._address, self._streams = results.address, results.streams
+        self._opening = threading.Lock()
+        self._resuming = threading.Lock()
+        self._io: Io | None = None
+        self._failed_at = float("-inf")
+        self._reply = ""
+
+    def open(self) -> Io:
+        """Return the connection, opened again if it was lost.
+
+        Raises:
+            BrokerUnavailable: The server does not answer.
+        """
+        with self._opening:
+            if self._io is not None and not self._io.is_dead:
+                return self._io
+            place = f"RabbitMQ at {self._address.host}:{self._address.port}"
+            if time.monotonic() - self._failed_at < _REOPEN_AFTER:
+                msg = f"{place} did not answer a moment ago"
+                raise BrokerUnavailable(msg)
+            io = Io(
+                self._address, self._streams, timeout=SUBMIT_DEADLINE, on_reply=self.memory.push, on_tick=self._tick
+            )
+            try:
+                io.ready.result(SUBMIT_DEADLINE)
+            except (TimeoutError, BrokerUnavailable) as error:
+                self._failed_at = time.monotonic()
+                msg = f"{place} does not answer: {error}"
+                raise BrokerUnavailable(msg) from error
+            if self._reply:
+                io.listen(self._reply)
+            self._io = io
+            return io
+
+    def listen(self, namespace: str) -> str:
+        """Return the name of this process's reply queue; the first time, open it in the background."""
+        with self.memory.lock:
+            if not self._reply:
+                self._reply = f"{namespace}.reply.{uuid.uuid4().hex}"
+                threading.Thread(target=self._listen, name="queuelib-rabbitmq-open", daemon=True).start()
+            return self._reply
+
+    def resume_control(self) -> None:
+        """Go on reading cancel marks, in the background: a worker asks twice a second and must not wait."""
+        if not self._resuming.acquire(blocking=False):
+            return
+
+        def resume() -> None:
+            try:
+                self.control.catch_up(0.0, _READ_DEADLINE)
+            except BrokerUnavailable:
+                pass  # the next question tries again
+            finally:
+                self._resuming.release()
+
+        threading.Thread(target=resume, name="queuelib-rabbitmq-resume", daemon=True).start()
+
+    def close(self) -> None:
+        """End the connection."""
+        with self._opening:
+            io, self._io = self._io, None
+        if io is not None:
+            io.close(delete=self._reply)
+
+    def _listen(self) -> None:
+        was_open = self._io is not None
+        try:
+            io = self.open()
+        except BrokerUnavailable:
+            return  # the next call that needs it says so, and opens the reply queue too
+        if was_open:
+            io.listen(self._reply)
+
+    def _tick(self) -> None:
+        for reader in (self.outcomes, self.control, self.workers, self.quarantine):
+            reader.tick()
+
+
+def _finish(futures: Sequence[Future[None]]) -> None:
+    """Wait for the confirms of some publishes."""
+    wait(futures, SUBMIT_DEADLINE)
+    for future in futures:
+        if not future.done():
+            msg = f"RabbitMQ did not confirm within {SUBMIT_DEADLINE:g} s; is it out of memory or disk?"
+            raise BrokerUnavailable(msg)
+        future.result()
+
+
+def _streams(namespace: str, keep: float) -> Mapping[str, Mapping[str, Any]]:
+    """Return the arguments of each stream; old segments go whole, so they are small."""
+    outcomes = {
+        "x-max-age": f"{max(int(keep), 60)}s",
+        "x-max-length-bytes": _STREAM_BYTES,
+        "x-stream-max-segment-size-bytes": 16_000_000,
+    }
+    day = {"x-max-age": f"{max(int(keep), 86_400)}s", "x-stream-max-segment-size-bytes": 1_000_000}
+    hour = {"x-max-age": "3600s", "x-stream-max-segment-size-bytes": 1_000_000}
+    own: dict[str, dict[str, Any]] = {"results": outcomes, "control": day, "workers": hour, "quarantine": {}}
+    return {f"{namespace}.{name}": {"x-queue-type": "stream", **arguments} for name, arguments in own.items()}

@@ -1,0 +1,131 @@
+"""What stands in the streams: msgpack lists, version first, then the kind.
+
+    [1, 0, doubtful, [[bundle, index, state, attempt, at, body], ...]]   outcomes and states of jobs
+    [1, 1, mark]                                                         a reader's mark: it has read all before it
+    [1, 2, [[bundle, index], ...], at]                                   these jobs are cancelled
+    [1, 3, [id, color, reason, frame, at]]                               set aside
+    [1, 4, [id, ...]]                                                    released from the quarantine
+    [1, 5, [name, host, pid, [color, ...], [task, ...], at, until]]      a worker lives until then
+    [1, 6, [[bundle, index], ...]]                                       the endings of these jobs are forgotten
+
+`state` is a position in STATES. `doubtful` says that the delivery behind the outcomes was not the first one, so that
+another outcome may stand before them. Unknown kinds and versions are skipped: a newer queuelib wrote them.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, cast
+
+import msgpack
+
+from queuelib.ids import Key
+from queuelib.outcome import (
+    CANCELLED,
+    EXPIRED,
+    FAILED,
+    QUARANTINED,
+    QUEUED,
+    RETRYING,
+    RUNNING,
+    SCHEDULED,
+    SUCCEEDED,
+    Record,
+)
+from queuelib.ports import QuarantineItem, WorkerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+__all__ = [
+    "CANCELS",
+    "FORGETS",
+    "ITEM",
+    "MARK",
+    "OUTCOMES",
+    "RELEASES",
+    "WORKER",
+    "decode",
+    "encode",
+    "item_of",
+    "item_row",
+    "keys_of",
+    "outcome_messages",
+    "records_of",
+    "worker_of",
+    "worker_row",
+]
+
+OUTCOMES, MARK, CANCELS, ITEM, RELEASES, WORKER, FORGETS = range(7)
+STATES = (QUEUED, SCHEDULED, RUNNING, RETRYING, SUCCEEDED, FAILED, CANCELLED, EXPIRED, QUARANTINED)
+
+_VERSION = 1
+_CODES = {state: code for code, state in enumerate(STATES)}
+_MESSAGE_BYTES = 100_000  # a message that fits one AMQP frame of 128 KiB is written at once
+_ROW_BYTES = 48  # a row without its body
+_log = logging.getLogger("queuelib.rabbitmq")
+
+
+def encode(kind: int, *content: Any) -> bytes:
+    """Return one message."""
+    return cast("bytes", msgpack.packb([_VERSION, kind, *content]))
+
+
+def decode(body: bytes) -> list[Any] | None:
+    """Return `[kind, ...]`, or None for what this version cannot read."""
+    try:
+        message = msgpack.unpackb(body)
+    except (ValueError, msgpack.UnpackException, RecursionError):
+        _log.warning("skipped a stream message that is not ours (%d bytes)", len(body))
+        return None
+    if not isinstance(message, list) or len(message) < 3 or message[0] != _VERSION:  # noqa: PLR2004 - see above
+        return None
+    return message[1:]
+
+
+def outcome_messages(records: Iterable[Record], *, doubtful: bool) -> Iterator[bytes]:
+    """Yield the records as few messages, each of a size that is cheap to send."""
+    rows: list[list[Any]] = []
+    size = 0
+    for record in records:
+        if rows and size + len(record.body) > _MESSAGE_BYTES:
+            yield encode(OUTCOMES, doubtful, rows)
+            rows, size = [], 0
+        key = record.key
+        rows.append([key[0], key[1], _CODES[record.state], record.attempt, record.at, record.body])
+        size += len(record.body) + _ROW_BYTES
+    if rows:
+        yield encode(OUTCOMES, doubtful, rows)
+
+
+def records_of(rows: Iterable[Sequence[Any]]) -> list[Record]:
+    """Read the rows of an outcome message."""
+    return [
+        Record(Key(bundle, index), STATES[state], attempt, body, at) for bundle, index, state, attempt, at, body in rows
+    ]
+
+
+def keys_of(rows: Iterable[Sequence[Any]]) -> list[Key]:
+    """Read a list of jobs."""
+    return [Key(bundle, index) for bundle, index in rows]
+
+
+def item_row(item: QuarantineItem) -> list[Any]:
+    """Write a quarantined message."""
+    return [item.id, item.color, item.reason, item.frame, item.at]
+
+
+def item_of(row: Sequence[Any]) -> QuarantineItem:
+    """Read a quarantined message."""
+    return QuarantineItem(*row)
+
+
+def worker_row(worker: WorkerInfo, until: float) -> list[Any]:
+    """Write that a worker lives."""
+    return [worker.name, worker.host, worker.pid, list(worker.colors), list(worker.tasks), worker.at, until]
+
+
+def worker_of(row: Sequence[Any]) -> tuple[WorkerInfo, float]:
+    """Read that a worker lives, and until when."""
+    name, host, pid, colors, tasks, at, until = row
+    return WorkerInfo(name, host, pid, tuple(colors), tuple(tasks), at), until

@@ -1,0 +1,187 @@
+"""A kombu connection as a lane uses it: every call has a limit of time, and the first error is the last."""
+
+from __future__ import annotations
+
+import select
+import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from kombu.exceptions import OperationalError
+
+from queuelib.broker.confirms import ConfirmedChannel
+from queuelib.errors import BrokerUnavailable, ConfigurationError, QueuelibError
+from queuelib.settings import SUBMIT_DEADLINE, mask
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+    from kombu.connection import Connection
+
+    from queuelib.ports import TransportSettings
+
+__all__ = ["Link"]
+
+_MID_FRAME = 0.01  # seconds to wait for the rest of a frame that has begun
+_CLOSE_WAIT = 1.0  # seconds for a polite end
+_POLL_VIRTUAL = 0.02  # seconds between two looks at a transport that cannot be waited for
+
+
+class Link:
+    """Opens channels, reads what arrives, declares queues; dead after the first error."""
+
+    def __init__(self, connection: Connection, settings: TransportSettings) -> None:
+        self.connection: Any = connection
+        self.settings = settings
+        self.place = mask(settings.url)
+        self.is_dead = False
+        self.has_socket = connection.transport.driver_type == "amqp"
+        self._declared: set[str] = set()
+        self._channel_errors: tuple[type[BaseException], ...] = tuple(connection.channel_errors)
+        self._errors: tuple[type[BaseException], ...] = (
+            *connection.connection_errors,
+            *connection.channel_errors,
+            OperationalError,
+            OSError,
+            AttributeError,  # what py-amqp raises when a connection ends inside a call
+            KeyError,
+        )
+
+    @contextmanager
+    def guarded(self, deadline: float = SUBMIT_DEADLINE) -> Generator[None, None, None]:
+        """Give each read and write of the block `deadline` seconds, and translate what the drivers raise.
+
+        Raises:
+            BrokerUnavailable: The connection failed now, or before.
+        """
+        if self.is_dead:
+            msg = f"{self.place}: the connection was lost"
+            raise BrokerUnavailable(msg)
+        try:
+            self.limit(deadline)
+            yield
+        except QueuelibError:
+            raise
+        except self._errors as error:
+            self.is_dead = True
+            msg = f"{self.place}: {type(error).__name__}: {mask(str(error))}"
+            raise BrokerUnavailable(msg) from error
+
+    def limit(self, seconds: float) -> None:
+        """Let each read and write from here on take no longer than this."""
+        if self.has_socket:
+            self.sock.settimeout(max(seconds, _MID_FRAME))
+
+    @property
+    def sock(self) -> Any:
+        """The socket of a transport that has one."""
+        return self.connection.connection.sock
+
+    def open_channel(self) -> ConfirmedChannel:
+        """Return a new channel, confirming if the transport does."""
+        return ConfirmedChannel(self.connection.channel(), is_confirmed=self.settings.confirms)
+
+    def drain(self, timeout: float = 0.0) -> bool:
+        """Handle all that has arrived, waiting for the first of it at most `timeout` seconds; return if there was any.
+
+        py-amqp reads nothing ahead of the frame at hand, so the socket says whether there is more; with a timeout
+        of zero it would spin for as long as a peer takes to complete a frame.
+        """
+        if not self.has_socket:
+            return self._drain_virtual(timeout)
+        sock = self.sock
+        poller = select.poll()
+        poller.register(sock, select.POLLIN)
+        pending = getattr(sock, "pending", None)  # TLS: what was decrypted is not in the kernel any more
+        before = sock.gettimeout()
+        wait = int(timeout * 1000 + 0.999)
+        found = False
+        sock.settimeout(_MID_FRAME)
+        try:
+            while (pending is not None and pending()) or poller.poll(wait):
+                wait = 0
+                found = True
+                self.connection.drain_events(timeout=_MID_FRAME)
+        except TimeoutError:
+            pass  # a heartbeat, or the rest of a frame is on its way: it is kept
+        finally:
+            if sock.fileno() >= 0:
+                sock.settimeout(before)
+        return found
+
+    @contextmanager
+    def corked(self) -> Generator[None, None, None]:
+        """Let the kernel gather small writes: py-amqp makes one for each message, and each wakes the server."""
+        cork: int | None = getattr(socket, "TCP_CORK", None)
+        if not self.has_socket or cork is None:
+            yield
+            return
+        sock = self.sock
+        sock.setsockopt(socket.IPPROTO_TCP, cork, 1)
+        try:
+            yield
+        finally:
+            if sock.fileno() >= 0:
+                sock.setsockopt(socket.IPPROTO_TCP, cork, 0)
+
+    def declare_once(self, queue: str, arguments: Mapping[str, Any] | None = None) -> None:
+        """Declare a durable queue, unless this link did before.
+
+        Raises:
+            ConfigurationError: It exists with other arguments, or the user may not.
+        """
+        if queue not in self._declared:
+            self.declare(queue, arguments)
+
+    def declare(self, queue: str, arguments: Mapping[str, Any] | None = None) -> None:
+        """Declare a durable queue, a color's one if no `arguments` are given."""
+        wanted = self.settings.queue_arguments if arguments is None else arguments
+        channel = self.connection.channel()
+        try:
+            channel.queue_declare(queue=queue, durable=True, auto_delete=False, arguments=dict(wanted))
+        except self._channel_errors as error:
+            msg = (
+                f"{self.place} refused the queue {queue!r} ({mask(str(error))}). If it exists with another type, "
+                "delete it once it is empty, or say its type in the URL (?queue_type=classic)"
+            )
+            raise ConfigurationError(msg) from error
+        channel.close()
+        self._declared.add(queue)
+
+    def once(self, mark: str) -> bool:
+        """Return True the first time that it is asked about `mark`."""
+        is_new = mark not in self._declared
+        self._declared.add(mark)
+        return is_new
+
+    def count(self, queue: str) -> int:
+        """Return how many messages are ready in a queue; none if it does not exist."""
+        channel = self.connection.channel()
+        try:
+            answer = channel.queue_declare(queue=queue, passive=True)
+        except self._channel_errors:
+            return 0  # the server has closed the channel
+        channel.close()
+        return int(answer.message_count)
+
+    def close(self) -> None:
+        """End the connection politely within a second; a dead one at once."""
+        was_dead, self.is_dead = self.is_dead, True
+        try:
+            if not was_dead:
+                if self.has_socket:
+                    self.sock.settimeout(_CLOSE_WAIT)
+                self.connection.release()
+        except self._errors:
+            pass  # it is gone either way
+        finally:
+            self.connection.collect(_CLOSE_WAIT)
+
+    def _drain_virtual(self, timeout: float) -> bool:
+        found = False
+        try:
+            while True:
+                self.connection.drain_events(timeout=min(timeout, _POLL_VIRTUAL) if not found else 0)
+                found = True
+        except TimeoutError:
+            return found

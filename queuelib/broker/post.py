@@ -1,0 +1,113 @@
+"""Publishes parcels on confirmed channels, and says exactly what is known of each when that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from queuelib.broker.confirms import ConfirmedChannel, Parcel
+from queuelib.errors import BrokerUnavailable, SubmitUnknown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from queuelib.broker.link import Link
+    from queuelib.clock import Clock
+
+__all__ = ["Orders", "Post"]
+
+Orders = Sequence[tuple[ConfirmedChannel, Sequence[Parcel]]]
+
+_DRAIN_EVERY = 256  # frames published between two looks at the server's answers: neither side's buffer may fill up
+
+
+class Post:
+    """Sends on the channels of one link."""
+
+    def __init__(self, link: Link, clock: Clock) -> None:
+        self._link = link
+        self._clock = clock
+
+    def send(self, orders: Orders, deadline: float) -> None:
+        """Write parcels on their channels, and wait until all are confirmed.
+
+        What the server returns or refuses is sent once more after its queue was declared.
+
+        Raises:
+            BrokerUnavailable: As in `publish`.
+            SubmitUnknown: As in `publish`; `error.frames` are the parcels' owners.
+        """
+        end = self._clock.monotonic() + deadline
+        sent: list[Parcel] = []
+        refused: list[tuple[ConfirmedChannel, list[Parcel]]] = []
+        try:
+            with self._link.guarded(deadline):
+                self._link.drain()  # a connection that has died is better noticed before anything is sent
+                self._write(orders, sent, end)
+                self._await_answers(orders, end)
+                refused = [(channel, again) for channel, _ in orders if (again := channel.take_refused())]
+                if refused:
+                    self._link.limit(end - self._clock.monotonic())
+                    self._declare_for(parcel for _, again in refused for parcel in again)
+                    self._write(refused, [], end)
+                    self._await_answers(refused, end)
+        except BrokerUnavailable as error:
+            raise self._verdict(error, orders, sent, refused) from error.__cause__
+        left = [parcel for channel, _ in refused for parcel in channel.take_refused()]
+        if left:
+            accepted = _bundles(parcel for _, parcels in orders for parcel in parcels if parcel not in left)
+            msg = f"{self._link.place} refused {len(left)} frames for {left[0].queue}: is it full, or a node down?"
+            raise BrokerUnavailable(msg, accepted=accepted)
+
+    def _write(self, orders: Orders, sent: list[Parcel], end: float) -> None:
+        with self._link.corked():
+            for channel, parcels in orders:
+                for parcel in parcels:
+                    sent.append(parcel)
+                    channel.send(parcel)
+                    if self._link.settings.confirms and len(sent) % _DRAIN_EVERY == 0:
+                        self._link.drain()
+                        self._check(end)
+
+    def _await_answers(self, orders: Orders, end: float) -> None:
+        while any(channel.unconfirmed for channel, _ in orders):
+            self._link.drain(min(self._check(end), 1.0))
+
+    def _check(self, end: float) -> float:
+        """Return the seconds that are left."""
+        left = end - self._clock.monotonic()
+        if left <= 0:
+            msg = "no confirmation in time; is the server out of memory or disk?"
+            raise TimeoutError(msg)
+        return left
+
+    def _declare_for(self, parcels: Iterable[Parcel]) -> None:
+        for parcel in {parcel.queue: parcel for parcel in parcels}.values():
+            self._link.declare(parcel.queue, parcel.arguments)
+            if parcel.exchange and self._link.settings.delays is not None:
+                self._link.settings.delays.declare(self._link.connection, parcel.queue)
+
+    @staticmethod
+    def _verdict(
+        error: BrokerUnavailable,
+        orders: Orders,
+        sent: Sequence[Parcel],
+        refused: Sequence[tuple[ConfirmedChannel, list[Parcel]]],
+    ) -> BrokerUnavailable | SubmitUnknown:
+        """Return what a failed `send` means for its parcels."""
+        everything = [parcel for _, parcels in orders for parcel in parcels]
+        unanswered = [parcel for channel, _ in orders for parcel in channel.unconfirmed.values()]
+        unsent = everything[len(sent) :]
+        returned = [parcel for _, parcels in refused for parcel in parcels]
+        returned += [parcel for channel, _ in orders for parcel in channel.refused]
+        pending = {id(parcel) for parcel in (*unanswered, *unsent, *returned)}
+        accepted = _bundles(parcel for parcel in everything if id(parcel) not in pending)
+        if not unanswered:
+            return BrokerUnavailable(str(error), accepted=accepted)
+        doubtful = [parcel.owner for parcel in everything if id(parcel) in pending and parcel.owner is not None]
+        msg = f"{error}; {len(doubtful)} frames were sent or on their way and may have been accepted"
+        return SubmitUnknown(msg, frames=doubtful, accepted=accepted)
+
+
+def _bundles(parcels: Iterable[Parcel]) -> list[str]:
+    return [parcel.owner.bundle.hex() for parcel in parcels if parcel.owner is not None]

@@ -1,0 +1,138 @@
+"""What one color's channel holds: its consumers, what has arrived, and what is not settled."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from queuelib.broker.confirms import FIRST_AT
+from queuelib.ports import Delivery
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from queuelib.broker.confirms import ConfirmedChannel
+
+__all__ = ["DUE", "Ring", "Tag"]
+
+DUE = "ql-due"  # header: wall time before which nobody may start it
+
+_PREFETCH_CAP = 2000  # frames of one consumer; the server advises a few hundred, and more gains nothing
+_MAX_CONSUMERS = 8  # on one channel; then they become one
+_consumer_numbers = itertools.count(1)
+
+
+class Tag(NamedTuple):
+    """What names a delivery: its numbers start again with every lane, so the lane's own number is part of it."""
+
+    incarnation: int
+    color: str
+    number: Any
+
+
+class Ring:
+    """Consumes one queue on one channel, with exactly as much prefetch as there is room."""
+
+    def __init__(self, channel: ConfirmedChannel, color: str, queue: str, incarnation: int, *, is_amqp: bool) -> None:
+        self.channel = channel
+        self.queue = queue
+        self.unsettled: dict[Any, None] = {}  # delivery numbers in order of arrival
+        self._color = color
+        self._incarnation = incarnation
+        self._is_amqp = is_amqp
+        self._arrived: deque[Any] = deque()
+        self._consumers: dict[str, int] = {}  # consumer tag -> prefetch
+
+    def widen(self, room: int) -> bool:
+        """Bring the prefetch in line with `room` more frames than are in hand; return whether a consumer is new."""
+        needed = len(self.unsettled) - len(self._arrived) + room
+        capacity = sum(self._consumers.values())
+        if needed > capacity and (capacity <= len(self.unsettled) or needed > 2 * capacity):
+            return self._grow(needed, capacity)
+        if self._is_amqp and 2 * needed < capacity:
+            self._shrink(needed)
+        return False
+
+    def hand_out(self, count: int, now: float) -> list[tuple[Delivery, float]]:
+        """Return at most `count` of what has arrived, each with the wall time before which it must not start."""
+        arrived = self._arrived
+        color, incarnation = self._color, self._incarnation
+        taken: list[tuple[Delivery, float]] = []
+        for _ in range(min(count, len(arrived))):
+            message = arrived.popleft()
+            headers = message.headers or {}
+            body = message.body
+            delivery = Delivery(
+                body if isinstance(body, bytes) else bytes(body, "utf-8") if isinstance(body, str) else bytes(body),
+                color,
+                Tag(incarnation, color, message.delivery_tag),
+                bool(message.delivery_info.get("redelivered") or headers.get("x-delivery-count")),
+                _number(headers.get(FIRST_AT), now),
+            )
+            taken.append((delivery, _number(headers.get(DUE), 0.0)))
+        return taken
+
+    def acknowledge(self, numbers: Sequence[Any]) -> None:
+        """Acknowledge what is no longer unsettled, with one frame where nothing older is left."""
+        raw = self.channel.raw
+        for number in numbers:
+            del self.unsettled[number]
+        if not self._is_amqp:
+            for number in numbers:
+                raw.basic_ack(number)
+            return
+        oldest = next(iter(self.unsettled), None)
+        settled = [number for number in numbers if oldest is None or number < oldest]
+        if settled:
+            raw.basic_ack(max(settled), multiple=True)
+        if len(settled) < len(numbers):
+            for number in numbers:
+                if oldest is not None and number > oldest:
+                    raw.basic_ack(number)
+
+    def requeue(self, number: Any) -> None:
+        """Return one message to its place in the queue."""
+        del self.unsettled[number]
+        self.channel.raw.basic_reject(number, requeue=True)
+
+    def _receive(self, message: Any) -> None:
+        self.unsettled[message.delivery_tag] = None
+        self._arrived.append(message)
+
+    def _grow(self, needed: int, capacity: int) -> bool:
+        if not self._is_amqp:
+            self.channel.raw.basic_qos(0, needed, False)  # noqa: FBT003 - kombu's signature
+            if self._consumers:
+                self._consumers = dict.fromkeys(self._consumers, needed)
+                return False
+        if len(self._consumers) >= _MAX_CONSUMERS:
+            self._cancel(list(self._consumers))
+            capacity = 0
+        self._consume(min(needed - capacity, _PREFETCH_CAP))
+        return True
+
+    def _shrink(self, needed: int) -> None:
+        for tag, prefetch in reversed(list(self._consumers.items())):
+            if sum(self._consumers.values()) - prefetch >= needed:
+                self._cancel([tag])
+        if 2 * needed < sum(self._consumers.values()):
+            self._cancel(list(self._consumers))
+            self._consume(needed)
+
+    def _consume(self, prefetch: int) -> None:
+        tag = f"{self.queue}.{self._incarnation}.{next(_consumer_numbers)}"
+        raw = self.channel.raw
+        if self._is_amqp:
+            raw.basic_qos(0, prefetch, False)  # noqa: FBT003 - kombu's signature
+        self._consumers[tag] = prefetch
+        raw.basic_consume(queue=self.queue, no_ack=False, callback=self._receive, consumer_tag=tag)
+
+    def _cancel(self, tags: Iterable[str]) -> None:
+        for tag in tags:
+            self.channel.raw.basic_cancel(tag)
+            del self._consumers[tag]
+
+
+def _number(value: Any, default: float) -> float:
+    return float(value) if isinstance(value, int | float) else default

@@ -1,0 +1,1 @@
+"""The tests, and their own tools: servers, waiting, leaks."""
