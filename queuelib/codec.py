@@ -63,14 +63,14 @@ def encode(value: object, *, max_bytes: int = MAX_MESSAGE_BYTES, max_depth: int 
         EncodeError: A part of it cannot travel, or it is nested too deeply or contains itself; the message has the path.
         TooLarge: It takes more bytes.
     """
-    if type(value) not in _SCALARS and not _is_shallow(value, max_depth):
-        path, _ = _deepest(value, max_depth)
-        msg = f"value{path} is nested deeper than {max_depth} containers, or contains itself"
-        raise EncodeError(msg)
     try:
         data = _packb(value, default=_extension, unicode_errors="surrogatepass")
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        if not _is_shallow(value, max_depth):
+            raise EncodeError(_too_deep(value, max_depth)) from error
         raise EncodeError(_explain(value, error)) from error
+    if len(data) > max_depth and not _is_shallow(value, max_depth):  # each level takes a byte at the least
+        raise EncodeError(_too_deep(value, max_depth))
     if len(data) > max_bytes:
         msg = f"the value takes {len(data):,} bytes; at most {max_bytes:,} fit. Pass a path or an id instead of the data itself"
         raise TooLarge(msg)
@@ -83,10 +83,18 @@ def decode(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     Raises:
         DecodeError: The bytes are truncated, foreign, nested too deeply, or hold a value that cannot be.
     """
+    return _decode(data, max_depth)
+
+
+def _decode(data: bytes, max_depth: int) -> Any:
+    def read(code: int, payload: bytes) -> Any:
+        # Each extension is one level: C code below us does not count them, and has a stack that ends.
+        return _from_extension(code, payload, max_depth - 1)
+
     try:
         value = msgpack.unpackb(
             data,
-            ext_hook=_from_extension,
+            ext_hook=read,
             object_pairs_hook=_map,
             strict_map_key=False,
             unicode_errors="surrogatepass",
@@ -98,7 +106,7 @@ def decode(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     except Exception as error:  # hostile bytes reach constructors of many types; every failure means the same
         msg = f"not readable: {type(error).__name__}: {error}"
         raise DecodeError(msg) from error
-    if type(value) not in _SCALARS and not _is_shallow(value, max_depth):
+    if len(data) > max_depth and type(value) not in _SCALARS and not _is_shallow(value, max_depth):
         msg = f"nested deeper than {max_depth} containers"
         raise DecodeError(msg)
     return value
@@ -175,6 +183,9 @@ def _time(value: Any) -> msgpack.ExtType:
 
 def _array(value: Any, numpy: Any) -> msgpack.ExtType:
     dtype = value.dtype
+    if hasattr(value, "mask"):
+        msg = "cannot encode a masked array: send its data and its mask"
+        raise TypeError(msg)
     if dtype.kind not in _ARRAY_KINDS or dtype.names is not None:
         msg = f"cannot encode a numpy array of dtype {dtype}: only numbers, booleans, times and fixed-width text travel"
         raise TypeError(msg)
@@ -198,16 +209,15 @@ _WRITERS: Mapping[type, Callable[[Any], Any]] = {
 }
 
 
-def _from_extension(code: int, payload: bytes) -> Any:
+def _from_extension(code: int, payload: bytes, max_depth: int) -> Any:
     read = _READERS.get(code)
-    if read is None:
-        msg = f"extension type {code} is not one of queuelib's"
+    if read is not None:
+        return read(payload)
+    read_fields = _FIELD_READERS.get(code)
+    if read_fields is None or max_depth <= 0:
+        msg = f"extension type {code} is not one of queuelib's, or nested too deeply"
         raise DecodeError(msg)
-    return read(payload)
-
-
-def _unpack(payload: bytes) -> Any:
-    return decode(payload)
+    return read_fields(_decode(payload, max_depth))
 
 
 def _read_zone(zone: object) -> dt.tzinfo | None:
@@ -221,20 +231,20 @@ def _read_zone(zone: object) -> dt.tzinfo | None:
     raise DecodeError(msg)
 
 
-def _read_datetime(payload: bytes) -> dt.datetime:
-    year, month, day, hour, minute, second, microsecond, fold, zone = _unpack(payload)
+def _read_datetime(fields: Any) -> dt.datetime:
+    year, month, day, hour, minute, second, microsecond, fold, zone = fields
     return dt.datetime(year, month, day, hour, minute, second, microsecond, tzinfo=_read_zone(zone), fold=fold)
 
 
-def _read_time(payload: bytes) -> dt.time:
-    hour, minute, second, microsecond, fold, zone = _unpack(payload)
+def _read_time(fields: Any) -> dt.time:
+    hour, minute, second, microsecond, fold, zone = fields
     return dt.time(hour, minute, second, microsecond, tzinfo=_read_zone(zone), fold=fold)
 
 
-def _read_array(payload: bytes) -> Any:
+def _read_array(fields: Any) -> Any:
     import numpy as np  # noqa: PLC0415 - only whoever receives arrays needs it
 
-    name, shape, data = _unpack(payload)
+    name, shape, data = fields
     dtype = np.dtype(name)
     if dtype.kind not in _ARRAY_KINDS or dtype.names is not None:
         msg = f"an array of dtype {name!r} does not travel"
@@ -243,20 +253,22 @@ def _read_array(payload: bytes) -> Any:
 
 
 _READERS: Mapping[int, Callable[[bytes], Any]] = {
-    EXTENSIONS["datetime"]: _read_datetime,
-    EXTENSIONS["date"]: lambda p: dt.date(*_unpack(p)),
-    EXTENSIONS["time"]: _read_time,
-    EXTENSIONS["timedelta"]: lambda p: _timedelta(*_unpack(p)),
     EXTENSIONS["Decimal"]: lambda p: Decimal(p.decode("ascii")),
     EXTENSIONS["UUID"]: lambda p: UUID(bytes=p),
     EXTENSIONS["complex"]: lambda p: complex(*_COMPLEX.unpack(p)),
-    EXTENSIONS["set"]: lambda p: {_hashable(item) for item in _unpack(p)},
-    EXTENSIONS["frozenset"]: lambda p: frozenset(_hashable(item) for item in _unpack(p)),
     EXTENSIONS["Path"]: lambda p: Path(p.decode(errors="surrogateescape")),
     EXTENSIONS["int"]: lambda p: int.from_bytes(p, "big", signed=True),
+}
+_FIELD_READERS: Mapping[int, Callable[[Any], Any]] = {  # of payloads that are msgpack lists themselves
+    EXTENSIONS["datetime"]: _read_datetime,
+    EXTENSIONS["date"]: lambda fields: dt.date(*fields),
+    EXTENSIONS["time"]: _read_time,
+    EXTENSIONS["timedelta"]: lambda fields: _timedelta(*fields),
+    EXTENSIONS["set"]: lambda items: {_hashable(item) for item in items},
+    EXTENSIONS["frozenset"]: lambda items: frozenset(_hashable(item) for item in items),
     EXTENSIONS["ndarray"]: _read_array,
-    EXTENSIONS["numpy scalar"]: lambda p: _read_array(p)[()],
-    EXTENSIONS["Fraction"]: lambda p: Fraction(*_unpack(p)),
+    EXTENSIONS["numpy scalar"]: lambda fields: _read_array(fields)[()],
+    EXTENSIONS["Fraction"]: lambda fields: Fraction(*fields),
 }
 
 
@@ -309,7 +321,11 @@ def _is_shallow(value: object, depth: int) -> bool:
     return not level
 
 
-def _deepest(value: object, depth: int) -> tuple[str, object]:
+def _too_deep(value: object, depth: int) -> str:
+    return f"value{_deepest(value, depth)} is nested deeper than {depth} containers, or contains itself"
+
+
+def _deepest(value: object, depth: int) -> str:
     path = ""
     for _ in range(depth):
         for step, child in _children(value):
@@ -317,8 +333,8 @@ def _deepest(value: object, depth: int) -> tuple[str, object]:
                 path, value = path + step, child
                 break
         if len(path) > 60:  # noqa: PLR2004 - enough to find it
-            return path + "...", value
-    return path, value
+            return path + "..."
+    return path
 
 
 def _explain(value: object, error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import hashlib
 import inspect
 import re
@@ -10,18 +11,21 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import msgspec
 
 from queuelib import codec
-from queuelib.errors import ArgumentError, EncodeError, RegistrationError
+from queuelib.errors import ArgumentError, DecodeError, EncodeError, RegistrationError
 
 __all__ = ["Call", "Schema", "SchemaMismatch", "as_message_class"]
 
 _PARAMETER = inspect.Parameter
+_OURS = (bytes, dt.datetime, dt.date, dt.time, dt.timedelta, Decimal, UUID)  # the codec has made them: no text does
 _EXACT = (int, float, str, bytes, bool)  # a value of exactly this type needs no conversion
 _PLACE = re.compile(r" - at `(?:key in )?\$(?P<path>.*)`$")
 _MISSING = object()
@@ -90,9 +94,12 @@ class Schema:
 
     @property
     def hash(self) -> bytes:
-        """Eight bytes that change when the shape of the arguments does; the same on every Python version."""
+        """Eight bytes that change with the shape of the arguments, the same on every Python version.
+
+        The first four are of the parameters' names in their order, the last four of everything.
+        """
         if not self._hash:
-            self._hash = hashlib.blake2b(self.describe().encode(), digest_size=8).digest()
+            self._hash = self._names_digest(len(self._parameters)) + _digest(self.describe())
         return self._hash
 
     def describe(self) -> str:
@@ -133,7 +140,7 @@ class Schema:
         """
         self._prepare()
         data = self._encode(message)
-        loaded, was_plain = self._convert(codec.decode(data), self._cls)
+        loaded, was_plain = self._convert(self._decode_own(data), self._cls)
         return self._encode(loaded) if was_plain else data
 
     def load(self, data: bytes, schema_hash: bytes | None = None) -> Any:
@@ -153,12 +160,33 @@ class Schema:
         try:
             if self._cls is not None:
                 return self._convert(value, self._cls)[0]
+            if schema_hash is not None and schema_hash != self.hash:
+                value = self._aligned(value, schema_hash)
             return self._as_call(self._convert_all(value)[0])
         except ArgumentError as error:
             if schema_hash is not None and schema_hash != self.hash:
                 msg = f"{self.name} was submitted with another shape ({_shape(value)}) than it has here {self.describe()}: {error}"
                 raise SchemaMismatch(msg) from error
             raise
+
+    def _names_digest(self, count: int) -> bytes:
+        return _digest(" ".join(parameter.name for parameter in self._parameters[:count]))
+
+    def _aligned(self, values: Any, schema_hash: bytes) -> Any:
+        """Return the values of another version of the program in the order of this one.
+
+        Values travel by position, so they mean the same here only if the parameters had the same names in the same
+        order; parameters that were added behind them take their defaults.
+        """
+        count = len(values) if isinstance(values, list) else -1
+        if not 0 <= count <= len(self._parameters) or schema_hash[:4] != self._names_digest(count):
+            msg = "its parameters have other names or another order"
+            raise ArgumentError(msg)
+        added = [_default(parameter) for parameter in self._parameters[count:]]
+        if _PARAMETER.empty in added:
+            msg = "a parameter without a default was added"
+            raise ArgumentError(msg)
+        return [*values, *added]
 
     def dump_result(self, value: object) -> bytes:
         """Return a result as bytes, after checking it against the return annotation.
@@ -170,8 +198,10 @@ class Schema:
         self._prepare()
         data = codec.encode(value)
         if self._result is _MISSING or type(value) is self._result:
+            if type(value) not in _EXACT and value is not None:
+                self._decode_own(data)
             return data
-        loaded, was_plain = self._convert(codec.decode(data), self._result, "result")
+        loaded, was_plain = self._convert(self._decode_own(data), self._result, "result")
         return codec.encode(loaded) if was_plain else data
 
     def load_result(self, data: bytes) -> Any:
@@ -194,6 +224,8 @@ class Schema:
         if self._function is not None:
             for parameter in self._parameters:
                 annotation = hints.get(parameter.name, Any)
+                if parameter.default is None and annotation is not Any:
+                    annotation = annotation | None  # `x: int = None` is written often and means this
                 if parameter.kind is _PARAMETER.VAR_POSITIONAL:
                     annotation = list.__class_getitem__(annotation)
                 elif parameter.kind is _PARAMETER.VAR_KEYWORD:
@@ -230,8 +262,16 @@ class Schema:
         bound.apply_defaults()
         return list(bound.arguments.values())
 
+    def _decode_own(self, data: bytes) -> Any:
+        """Decode what was just encoded: a key that is a dataclass, say, can be written and not be read."""
+        try:
+            return codec.decode(data)
+        except DecodeError as error:
+            msg = f"{self.name}: a value cannot travel: {error}"
+            raise EncodeError(msg) from error
+
     def _checked(self, data: bytes) -> bytes:
-        converted, was_plain = self._convert_all(codec.decode(data))
+        converted, was_plain = self._convert_all(self._decode_own(data))
         return self._encode(converted) if was_plain else data
 
     def _encode(self, value: object) -> bytes:
@@ -267,16 +307,16 @@ class Schema:
     def _convert(self, value: Any, annotation: Any, name: str = "") -> tuple[Any, bool]:
         """Return a value as its annotation has it, and whether numpy values had to become plain ones first."""
         try:
-            return msgspec.convert(value, annotation, dec_hook=_from_plain), False
+            return msgspec.convert(value, annotation, dec_hook=_from_plain, builtin_types=_OURS), False
         except msgspec.ValidationError as error:
             simple = codec.plain(value)
             if simple is value or _is_same(simple, value):
                 raise ArgumentError(_explain(error, name)) from error
-        except TypeError as error:
+        except (TypeError, OverflowError) as error:
             msg = f"{name or self.name}: {error}"
             raise ArgumentError(msg) from error
         try:
-            return msgspec.convert(simple, annotation, dec_hook=_from_plain), True
+            return msgspec.convert(simple, annotation, dec_hook=_from_plain, builtin_types=_OURS), True
         except msgspec.ValidationError as error:
             raise ArgumentError(_explain(error, name)) from error
 
@@ -331,8 +371,19 @@ def _explain(error: msgspec.ValidationError, name: str) -> str:
     if found is not None:
         path = (name + found["path"]).removeprefix(".")
         text = text[: found.start()]
-    text = text.replace("`", "")
+    text = text.replace("`", "").replace("null", "None")
     return f"{path}: {text[:1].lower()}{text[1:]}" if path else text
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=4).digest()
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    """Return what a parameter that was not given holds."""
+    if parameter.kind is _PARAMETER.VAR_POSITIONAL:
+        return []
+    return {} if parameter.kind is _PARAMETER.VAR_KEYWORD else parameter.default
 
 
 def _is_structured(cls: type) -> bool:

@@ -26,7 +26,7 @@ from queuelib.settings import DEATHS, UNKNOWN_DELAY
 from queuelib.worker.intake import Intake
 from queuelib.worker.lease import Hold, Member
 from queuelib.worker.link import Link
-from queuelib.worker.pace import HAND_AHEAD, MOST_HANDED, Pace
+from queuelib.worker.pace import HAND_AHEAD, MOST_HANDED, QUICK, Pace
 from queuelib.worker.ready import Ready
 from queuelib.worker.settle import Ledger, write
 
@@ -42,6 +42,7 @@ _ANNOUNCE_EVERY = 5.0
 _ANNOUNCE_FOR = 15.0  # three chances
 _MARKS_EVERY = 0.02  # a cancelled job is started at most this long after its mark
 _POLL = 0.005  # for transports that cannot wake us
+_SETTLE_EVERY = 0.003  # what quick jobs lose at most when the worker dies is run again in as little time
 _STUCK_AFTER = 0.005  # a running job that blocks others for longer loses them to an idle child
 _SHOW_RUNNING_AFTER = 1.0  # a state that costs a write is only published for jobs that last
 _SUSPECT_ALONE = 2  # starts without an outcome from which a job runs while no other suspect does
@@ -97,6 +98,8 @@ class Supervisor:
         self._postponed: list[tuple[float, Delivery]] = []
         self._cancelled: set[Key] = set()
         self._cursor: Any = None
+        self._is_pressing = False  # an outcome is in the ledger that must not wait
+        self._settle_at = 0.0
         self._timers: dict[str, float] = {}
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = socket.socketpair()
@@ -157,7 +160,8 @@ class Supervisor:
         self._wait()
         for child in list(self._children):
             self._hear(child)
-        self._settle()
+        if self._may_settle():
+            self._settle()
         self._connect()
         self._look_around()
         if self._stops:
@@ -165,7 +169,8 @@ class Supervisor:
         else:
             self._take()
             self._hand_out()
-        self._settle()
+        if self._may_settle():
+            self._settle()
 
     def _wait(self) -> None:
         now = self._clock.monotonic()
@@ -181,6 +186,8 @@ class Supervisor:
             soonest = min((at for at in (due, self._ready.next_due()) if at is not None), default=None)
             if soonest is not None:
                 pause = min(pause, max(0.0, soonest - self._clock.wall()))
+        if self._ledger:
+            pause = min(pause, max(0.0, self._settle_at - now))
         if self._stop_at:
             pause = min(pause, max(0.0, self._stop_at - now))
         for key, _ in self._selector.select(pause):
@@ -209,6 +216,7 @@ class Supervisor:
         for report in reports:
             member = report.member
             self._pace.ran(member.bundle.task, member.bundle.color, report.elapsed)
+            self._is_pressing = self._is_pressing or report.elapsed > QUICK
             self._end(member, report.outcome)
         if is_closed or _has_ended(child):
             self._bury(child)
@@ -317,7 +325,15 @@ class Supervisor:
         self._holds.clear()
         self._postponed.clear()
 
+    def _may_settle(self) -> bool:
+        """Whether to settle now: at once, except that outcomes of quick jobs wait a moment for each other."""
+        if not self._ledger or self._is_pressing or not self._handed:
+            return True
+        return self._clock.monotonic() >= self._settle_at
+
     def _settle(self) -> None:
+        self._is_pressing = False
+        self._settle_at = self._clock.monotonic() + _SETTLE_EVERY
         self._unsettled += self._ledger.take_all()
         if not self._unsettled or not self._link.may_try:
             return
