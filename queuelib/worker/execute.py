@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Executor"]
 
-_OWN_FRAMES = 2  # of this module, above the handler's in a traceback
+_OWN_FRAMES = 3  # of this module, above the handler's in a traceback
 
 
 class Executor:

@@ -17,7 +17,7 @@ __all__ = ["FrameReader", "pack_frame", "send_frame"]
 _PREFIX = Struct("<II")  # length in bytes, CRC-32
 _MAX_BYTES = 64 * 1024 * 1024  # a hand-over of several messages at their largest
 _packb = cast("Callable[..., bytes]", msgpack.packb)
-_READ = 256 * 1024
+_READ = 64 * 1024
 
 
 def pack_frame(value: Any) -> bytes:
@@ -37,6 +37,7 @@ class FrameReader:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = bytearray()
+        self._landing = memoryview(bytearray(_READ))  # recv() would allocate as much at each call
 
     def next(self) -> Any:
         """Return the next value, waiting for it.
@@ -49,11 +50,11 @@ class FrameReader:
             values = self._cut(1)
             if values:
                 return values[0]
-            data = self._sock.recv(_READ)
-            if not data:
+            count = self._sock.recv_into(self._landing)
+            if not count:
                 msg = "the other end of the pipe was closed"
                 raise EOFError(msg)
-            self._buffer += data
+            self._buffer += self._landing[:count]
 
     def ready(self) -> tuple[list[Any], bool]:
         """Return all whole values that have arrived, without waiting, and whether the other end was closed.
@@ -64,17 +65,17 @@ class FrameReader:
         is_closed = False
         while True:
             try:
-                data = self._sock.recv(_READ, socket.MSG_DONTWAIT)
+                count = self._sock.recv_into(self._landing, 0, socket.MSG_DONTWAIT)
             except (BlockingIOError, InterruptedError):
                 break
             except ConnectionError:
                 is_closed = True
                 break
-            if not data:
+            if not count:
                 is_closed = True
                 break
-            self._buffer += data
-            if len(data) < _READ:
+            self._buffer += self._landing[:count]
+            if count < _READ:
                 break
         return self._cut(None), is_closed
 

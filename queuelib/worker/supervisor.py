@@ -173,6 +173,15 @@ class Supervisor:
             self._settle()
 
     def _wait(self) -> None:
+        for key, _ in self._selector.select(max(0.0, self._pause())):
+            if key.fileobj is self._wake_read:
+                _drain(self._wake_read)
+            elif key.data == "owner":
+                self._selector.unregister(key.fileobj)
+                self._stops = max(self._stops, 1)
+
+    def _pause(self) -> float:
+        """Return the seconds until something is to be done even if nobody wakes us."""
         now = self._clock.monotonic()
         pause = _LOOK_EVERY
         lane = self._link.lane
@@ -185,17 +194,10 @@ class Supervisor:
             due = self._try(lane.next_due)
             soonest = min((at for at in (due, self._ready.next_due()) if at is not None), default=None)
             if soonest is not None:
-                pause = min(pause, max(0.0, soonest - self._clock.wall()))
+                pause = min(pause, soonest - self._clock.wall())
         if self._ledger:
-            pause = min(pause, max(0.0, self._settle_at - now))
-        if self._stop_at:
-            pause = min(pause, max(0.0, self._stop_at - now))
-        for key, _ in self._selector.select(pause):
-            if key.fileobj is self._wake_read:
-                _drain(self._wake_read)
-            elif key.data == "owner":
-                self._selector.unregister(key.fileobj)
-                self._stops = max(self._stops, 1)
+            pause = min(pause, self._settle_at - now)
+        return min(pause, self._stop_at - now) if self._stop_at else pause
 
     # Children.
 
@@ -362,7 +364,7 @@ class Supervisor:
         if lane is None or not self._link.may_try:
             return
         self._ready.promote(self._clock.wall())
-        free = sum(self._work_ahead(child) is not None for child in self._working())
+        free = sum(self._is_soon_free(child) for child in self._working())
         count = len(self._children)
         room = {color: self._pace.room(color, self._ready.count(color), free, count) for color in self._plan.colors}
         if not any(room.values()):
@@ -448,6 +450,12 @@ class Supervisor:
                 break
             ahead += estimate
         return batch
+
+    def _is_soon_free(self, child: Child) -> bool:
+        """Whether a child is idle or runs a quick job; nothing is taken to wait behind slow ones."""
+        if not child.handed:
+            return not (self._plan.isolate and child.done)
+        return not self._plan.isolate and self._pace.estimate(child.handed[0].bundle.task) is not None
 
     def _work_ahead(self, child: Child) -> float | None:
         """Return the seconds of work that a child has before it, or None if it must not get more."""

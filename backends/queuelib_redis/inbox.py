@@ -1,0 +1,159 @@
+"""The waiting side of a client: one list on the server, on which workers announce which jobs have ended.
+
+Any number of threads wait at once. One of them reads the list and wakes the others, and when it leaves another one
+takes over; nothing else runs in the background. An announcement is a hint: a lost one only delays, because each waiter
+also looks at the records themselves, now and then for its own client's jobs, and more often for those of others.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from queuelib.ids import BUNDLE_BYTES, Key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+__all__ = ["Inbox", "address_pattern", "pack", "unpack"]
+
+_INDEX_BYTES = 4
+_KEY_BYTES = BUNDLE_BYTES + _INDEX_BYTES
+_READ_SLICE = 1.0  # seconds of one blocking read; well below the socket's time limit
+_OWN_CHECK = 1.0  # seconds between two looks at records that will be announced here
+_FIRST_CHECK, _LAST_CHECK = 0.005, 0.25  # seconds, doubling, for jobs that are announced elsewhere or nowhere
+_CHECK_SHARE = 10  # looking takes at most a tenth of the time, however many jobs are looked at
+_NEWS_AGE = 1.0  # seconds for which an announcement that nobody waited for is remembered
+
+
+class Inbox:
+    """One client's address, and the threads that wait there."""
+
+    def __init__(self, namespace: str, pop: Callable[[str, float], bytes | None]) -> None:
+        self.address = f"{namespace}:inbox:{uuid.uuid4().hex}"
+        self._pop = pop
+        self._changed = threading.Condition()
+        self._waiters: list[_Waiter] = []
+        self._is_read = False
+        self.is_closed = False
+        self._news: dict[Key, float] = {}  # oldest first
+
+    def wait(
+        self, keys: Sequence[Key], timeout: float, *, is_own: bool, has_ended: Callable[[Sequence[Key]], bool]
+    ) -> None:
+        """Return once one of these jobs was announced here or found ended, or after `timeout` seconds.
+
+        Args:
+            keys: The jobs.
+            timeout: Seconds.
+            is_own: Whether all of them are announced here.
+            has_ended: Looks at the records on the server.
+        """
+        end = time.monotonic() + timeout
+        waiter = _Waiter(keys)
+        pause = _OWN_CHECK if is_own else _FIRST_CHECK
+        try:
+            if self._register(waiter):
+                return
+            while (left := end - time.monotonic()) > 0:
+                if self._await_news(waiter, min(left, pause)) or time.monotonic() >= end:
+                    return
+                began = time.monotonic()
+                if has_ended(keys):
+                    return
+                cost = (time.monotonic() - began) * _CHECK_SHARE
+                pause = max(cost, _OWN_CHECK if is_own else min(2 * pause, _LAST_CHECK))
+        finally:
+            with self._changed:
+                self._waiters.remove(waiter)
+
+    def close(self) -> None:
+        """End all waits, early."""
+        with self._changed:
+            self.is_closed = True
+            for waiter in self._waiters:
+                waiter.is_woken = True
+            self._changed.notify_all()
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        """Drop what was announced of these jobs: it does not hold any more."""
+        with self._changed:
+            for key in keys:
+                self._news.pop(key, None)
+
+    def _register(self, waiter: _Waiter) -> bool:
+        """Enter a waiter; return whether there is nothing to wait for: one of its jobs was announced just before."""
+        with self._changed:
+            self._waiters.append(waiter)
+            self._drop_old_news()
+            return self.is_closed or not waiter.keys.isdisjoint(self._news)
+
+    def _await_news(self, waiter: _Waiter, timeout: float) -> bool:
+        """Read, or wait for whoever reads, at most `timeout` seconds; return whether the waiter's news came."""
+        end = time.monotonic() + timeout
+        while True:
+            with self._changed:
+                while self._is_read and not waiter.is_woken and (left := end - time.monotonic()) > 0:
+                    self._changed.wait(left)
+                left = end - time.monotonic()
+                if waiter.is_woken or left <= 0:
+                    return waiter.is_woken
+                self._is_read = True
+            try:
+                self._read(min(left, _READ_SLICE))
+            finally:
+                with self._changed:
+                    self._is_read = False
+                    self._changed.notify_all()
+
+    def _read(self, timeout: float) -> None:
+        announced = self._pop(self.address, timeout)
+        if announced is None:
+            return
+        keys = unpack(announced)
+        now = time.monotonic()
+        with self._changed:
+            for key in keys:
+                self._news.pop(key, None)
+                self._news[key] = now
+            self._drop_old_news()
+            for waiter in self._waiters:
+                waiter.is_woken = waiter.is_woken or not waiter.keys.isdisjoint(keys)
+
+    def _drop_old_news(self) -> None:
+        oldest = time.monotonic() - _NEWS_AGE
+        while self._news:
+            key = next(iter(self._news))
+            if self._news[key] > oldest:
+                break
+            del self._news[key]
+
+
+class _Waiter:
+    __slots__ = ("is_woken", "keys")
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self.keys = frozenset(keys)
+        self.is_woken = False
+
+
+def pack(keys: Iterable[Key]) -> bytes:
+    """Return keys as one element of an inbox."""
+    return b"".join(key.bundle + key.index.to_bytes(_INDEX_BYTES, "big") for key in keys)
+
+
+def unpack(packed: bytes) -> list[Key]:
+    """Return the keys in an element; bytes that are no key are left out."""
+    whole = len(packed) - len(packed) % _KEY_BYTES
+    return [
+        Key(packed[at : at + BUNDLE_BYTES], int.from_bytes(packed[at + BUNDLE_BYTES : at + _KEY_BYTES], "big"))
+        for at in range(0, whole, _KEY_BYTES)
+    ]
+
+
+def address_pattern(namespace: str) -> re.Pattern[str]:
+    """Return what an inbox of this namespace looks like: a bundle must not make a worker write to any other key."""
+    return re.compile(rf"{re.escape(namespace)}:inbox:[0-9a-f]{{32}}\Z")
