@@ -7,7 +7,7 @@ the conformance classes in `queuelib.testing`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -156,6 +156,7 @@ class TransportSettings:
         connection: Further keyword arguments for `kombu.Connection` (heartbeat, ssl, ...).
         queue_arguments: Arguments with which each color's queue is declared.
         confirms: Publishes are confirmed by the server, in batches, and unroutable ones returned.
+        notes: Looks at the very server and returns what a worker should say at its start; may take a second.
         delays: Ladder of waiting queues, where the transport has no delays of its own: see `DelayExchanges`.
     """
 
@@ -167,6 +168,7 @@ class TransportSettings:
     queue_arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     confirms: bool = False
     delays: DelayExchanges | None = None
+    notes: Callable[[], Sequence[str]] = tuple
 
 
 class DelayExchanges(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from queuelib.errors import MissingDriver
@@ -28,7 +29,8 @@ class RedisBackend:
         from queuelib_redis.address import parse  # noqa: PLC0415 - loads on first use
         from queuelib_redis.transport import settings  # noqa: PLC0415 - loads kombu and redis on first use
 
-        return settings(parse(url), namespace)
+        made = settings(parse(url), namespace)
+        return replace(made, notes=lambda: [_visibility(made), *notes(url)])
 
     def results(self, url: str, namespace: str, keep: float) -> ResultBackend:
         """Return the result backend."""
@@ -51,6 +53,14 @@ def notes(url: str) -> list[str]:
     from queuelib_redis.state import notes as read  # noqa: PLC0415 - loads redis on first use
 
     return read(url)
+
+
+def _visibility(settings: TransportSettings) -> str:
+    hours = (settings.capabilities.recovery or 0.0) / 3600
+    return (
+        f"on Redis the messages that a killed worker held come back after {hours:.3g} h, and a job that runs longer is "
+        "started a second time meanwhile; ?visibility_timeout=SECONDS in the URL changes both"
+    )
 
 
 def _require_driver() -> None:

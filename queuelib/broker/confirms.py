@@ -63,9 +63,9 @@ class ConfirmedChannel:
     def send(self, parcel: Parcel) -> None:
         """Write one message; the answer is noted when the connection is drained."""
         properties: dict[str, Any] = {"delivery_mode": _PERSISTENT}
+        self._sequence += 1
+        self.unconfirmed[self._sequence] = parcel
         if self._is_confirmed:
-            self._sequence += 1
-            self.unconfirmed[self._sequence] = parcel
             properties["message_id"] = str(self._sequence)
         message = self.raw.prepare_message(
             parcel.body,
@@ -79,6 +79,7 @@ class ConfirmedChannel:
             self.raw.send_method(_PUBLISH, "Bssbb", (0, parcel.exchange, key, True, False), message)  # mandatory
         else:
             self.raw.basic_publish(message, exchange=parcel.exchange, routing_key=key)
+            del self.unconfirmed[self._sequence]  # its return is the answer; until then nobody knows
 
     def take_refused(self) -> list[Parcel]:
         """Return, once, what the server returned or refused."""

@@ -184,6 +184,9 @@ class ConsumerLane:
 
     def notes(self) -> list[str]:
         """Say what is weaker on this server."""
+        return [*self.settings.notes(), *self._consumer_timeout()]
+
+    def _consumer_timeout(self) -> list[str]:
         if not self._link.has_socket:
             return []
         with self._link.guarded():
