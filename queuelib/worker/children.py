@@ -58,6 +58,7 @@ class Child:
     handed: deque[Member] = field(default_factory=deque["Member"])
     done: int = 0
     is_retiring: bool = False
+    doomed: Member | None = None  # the job for which we killed it
     death_note: str = ""  # why we killed it; empty if it died by itself
     _next: int = 1
     _epoch: int = 0
@@ -188,6 +189,7 @@ class Crew(Protocol):
 
     manifest: Mapping[str, Any]
     can_kill: bool
+    pid: int  # of the process that makes them; 0 for none
 
     def hire(self) -> Child:
         """Return a new child, ready for jobs."""
@@ -227,6 +229,7 @@ class TemplateCrew:
             start_new_session=True,
         )
         theirs.close()
+        self.pid = self._template.pid
         self._control = ours
         self._slots = os.memfd_create("queuelib-slots", os.MFD_CLOEXEC)
         os.ftruncate(self._slots, SLOT_BYTES * _MOST_CHILDREN)
@@ -282,6 +285,7 @@ class ThreadCrew:
     """Children that are threads of this process, for memory://; they cannot be killed."""
 
     can_kill = False
+    pid = 0
 
     def __init__(self, dispatcher: Dispatcher, manifest: Mapping[str, Any], worker: str) -> None:
         self.manifest = manifest

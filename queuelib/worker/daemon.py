@@ -18,7 +18,8 @@ from queuelib.errors import ConfigurationError, QueuelibError, WorkerError
 from queuelib.settings import mask
 from queuelib.worker.children import TemplateCrew
 from queuelib.worker.link import Link
-from queuelib.worker.supervisor import Plan, Supervisor
+from queuelib.worker.plan import Plan
+from queuelib.worker.supervisor import Supervisor
 
 __all__ = ["Beside", "Wishes", "palette_from", "plan_for", "run"]
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-__all__ = ["become_subreaper", "die_with_parent", "is_linux", "kill_group"]
+__all__ = ["become_subreaper", "die_with_parent", "is_linux", "kill_group", "reap_strangers"]
 
 is_linux = sys.platform == "linux"
 _PR_SET_PDEATHSIG = 1
@@ -35,6 +35,18 @@ def kill_group(pid: int) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+
+
+def reap_strangers(ours: set[int]) -> None:
+    """Reap what our descendants left behind and the kernel made our child; children of ours are left to their reapers."""
+    if not is_linux:
+        return
+    try:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return
+    if ended is not None and ended.si_pid not in ours:
+        os.waitpid(ended.si_pid, os.WNOHANG)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -7,33 +7,44 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import selectors
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from queuelib import body
 from queuelib.clock import SYSTEM, Clock
-from queuelib.color import Palette
-from queuelib.errors import BrokerUnavailable, DecodeError
+from queuelib.errors import BrokerUnavailable
 from queuelib.ids import Key, job_id
-from queuelib.outcome import CANCELLED, EXPIRED, QUEUED, RUNNING, SUCCEEDED, Again, NotRun, Quarantined, Record
+from queuelib.outcome import (
+    CANCELLED,
+    EXPIRED,
+    QUEUED,
+    RUNNING,
+    SUCCEEDED,
+    Again,
+    NotRun,
+    Outcome,
+    Quarantined,
+    Record,
+)
 from queuelib.ports import Delivery, Settled, WorkerInfo
 from queuelib.settings import DEATHS, UNKNOWN_DELAY
+from queuelib.worker.assign import Assigner
 from queuelib.worker.intake import Intake
 from queuelib.worker.lease import Hold, Member
 from queuelib.worker.link import Link
-from queuelib.worker.pace import HAND_AHEAD, MOST_HANDED, QUICK, Pace
+from queuelib.worker.pace import MOST_HANDED, QUICK, Pace
 from queuelib.worker.ready import Ready
 from queuelib.worker.settle import Ledger, write
+from queuelib.worker.staff import STUCK_AFTER, Death, Staff
 
 if TYPE_CHECKING:
-    from queuelib.worker.children import Child, Crew
+    from queuelib.worker.children import Crew
+    from queuelib.worker.plan import Plan
 
-__all__ = ["Plan", "Supervisor"]
+__all__ = ["Supervisor"]
 
 _log = logging.getLogger("queuelib.worker")
 _LOOK_EVERY = 0.25  # seconds between two looks at limits and running times
@@ -43,57 +54,27 @@ _ANNOUNCE_FOR = 15.0  # three chances
 _MARKS_EVERY = 0.02  # a cancelled job is started at most this long after its mark
 _POLL = 0.005  # for transports that cannot wake us
 _SETTLE_EVERY = 0.003  # what quick jobs lose at most when the worker dies is run again in as little time
-_STUCK_AFTER = 0.005  # a running job that blocks others for longer loses them to an idle child
 _SHOW_RUNNING_AFTER = 1.0  # a state that costs a write is only published for jobs that last
-_SUSPECT_ALONE = 2  # starts without an outcome from which a job runs while no other suspect does
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a worker was asked to do.
-
-    Attributes:
-        name: Name of the worker.
-        colors: Colors it serves.
-        palette: All colors.
-        processes: Number of children.
-        burst: End when nothing is left to do.
-        max_jobs: Replace a child after so many jobs; None for never.
-        max_memory: Replace a child that has more resident bytes after a job; None for never.
-        isolate: One child a job.
-        patience: Seconds until an unknown task is set aside.
-        grace: Seconds for running jobs to finish after the first signal; None for no limit.
-    """
-
-    name: str
-    colors: tuple[str, ...]
-    palette: Palette
-    processes: int
-    burst: bool = False
-    max_jobs: int | None = None
-    max_memory: int | None = None
-    isolate: bool = False
-    patience: float = 3600.0
-    grace: float | None = None
+_BURST_LOOKS = 10  # empty takes, one each 5 to 250 ms, after which a transport that pushes has nothing for us
+_INTERRUPTED = "interrupted"
+_TOO_LONG = "hard_timeout"
 
 
 class Supervisor:
     """Runs one worker until it is told to stop."""
 
     def __init__(self, crew: Crew, link: Link, plan: Plan, clock: Clock = SYSTEM) -> None:
-        self._crew = crew
         self._link = link
         self._plan = plan
         self._clock = clock
         self._tasks = frozenset(crew.manifest["tasks"])
         self._ready = Ready(plan.palette, plan.colors)
         self._pace = Pace()
+        self._assigner = Assigner(plan, self._ready, self._pace)
         self._ledger = Ledger(clock)
         self._intake = Intake(self._tasks, plan.colors, plan.patience, clock)
         self._holds: set[Hold] = set()
         self._lost: WeakSet[Delivery] = WeakSet()  # taken over a connection that is gone
-        self._handed: dict[tuple[bytes, int, int], Member] = {}
-        self._children: list[Child] = []
         self._unsettled: list[Settled] = []
         self._postponed: list[tuple[float, Delivery]] = []
         self._cancelled: set[Key] = set()
@@ -102,6 +83,7 @@ class Supervisor:
         self._settle_at = 0.0
         self._timers: dict[str, float] = {}
         self._selector = selectors.DefaultSelector()
+        self._staff = Staff(crew, plan, self._selector)
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._wake_write.setblocking(False)  # noqa: FBT003 - socket's own signature
@@ -146,8 +128,7 @@ class Supervisor:
     def run(self) -> None:
         """Work until stopped, or until nothing is left if the plan is a burst."""
         try:
-            while len(self._children) < self._plan.processes:
-                self._hire()
+            self._staff.hire()
             self._connect()
             self._announce(_ANNOUNCE_FOR)
             self.on_ready()
@@ -158,8 +139,7 @@ class Supervisor:
 
     def _round(self) -> None:
         self._wait()
-        for child in list(self._children):
-            self._hear(child)
+        self._hear()
         if self._may_settle():
             self._settle()
         self._connect()
@@ -187,9 +167,9 @@ class Supervisor:
         lane = self._link.lane
         if lane is not None and self._lane_fd is None and not self._stops:
             pause = _POLL
-        has_idle = any(child.is_idle for child in self._children)
-        if has_idle and any(len(child.handed) > 1 for child in self._children):
-            pause = min(pause, _STUCK_AFTER)
+        has_idle = self._staff.has_idle
+        if has_idle and self._staff.has_unstarted:
+            pause = min(pause, STUCK_AFTER)
         if has_idle and lane is not None and not self._stops:
             due = self._try(lane.next_due)
             soonest = min((at for at in (due, self._ready.next_due()) if at is not None), default=None)
@@ -201,93 +181,47 @@ class Supervisor:
 
     # Children.
 
-    def _hire(self) -> None:
-        child = self._crew.hire()
-        self._children.append(child)
-        self._selector.register(child.sock, selectors.EVENT_READ)
-        if child.pidfd >= 0:
-            self._selector.register(child.pidfd, selectors.EVENT_READ)
-
-    def _hear(self, child: Child) -> None:
-        try:
-            reports, is_closed = child.reports()
-        except (ValueError, DecodeError) as error:
-            _log.error("%s; it is killed", error)
-            child.kill("it wrote to the pipe that its worker listens on")
-            reports, is_closed = [], False
-        for report in reports:
-            member = report.member
-            self._pace.ran(member.bundle.task, member.bundle.color, report.elapsed)
+    def _hear(self) -> None:
+        heard = self._staff.hear()
+        for report in heard.reports:
+            bundle = report.member.bundle
+            self._pace.ran(bundle.task, bundle.color, report.elapsed)
             self._is_pressing = self._is_pressing or report.elapsed > QUICK
-            self._end(member, report.outcome)
-        if is_closed or _has_ended(child):
-            self._bury(child)
-        elif reports and not child.is_retiring and self._is_spent(child):
-            self._put_back(child.recall())
-            child.stop()
-            if not self._stops:
-                self._hire()
+            self._end(report.member, report.outcome)
+        self._put_back(heard.returned)
+        for death in heard.deaths:
+            self._assigner.forget(death.member)
+            self._account_for(death)
 
-    def _end(self, member: Member, outcome: Any) -> None:
-        self._handed.pop(member.identity, None)
+    def _end(self, member: Member, outcome: Outcome) -> None:
+        self._assigner.forget(member)
         if self._ledger.add(member, outcome):
             self._finished += 1
 
-    def _bury(self, child: Child) -> None:
-        """Account for a dead child: its running job is blamed, what it had not started goes back."""
-        reports, _ = child.reports() if not child.death_note.startswith("it wrote") else ([], True)
-        for report in reports:
-            self._end(report.member, report.outcome)
-        running = child.started_but_unreported()
-        rest = [member for member in child.handed if member is not running]
-        child.handed.clear()
-        self._children.remove(child)
-        self._selector.unregister(child.sock)
-        if child.pidfd >= 0:
-            self._selector.unregister(child.pidfd)
-        how = _reap(child)
-        child.close()
-        self._crew.fire(child)
-        self._put_back(rest)
-        if running is not None:
-            self._handed.pop(running.identity, None)
-            self._blame(running, child, how)
-        if len(self._working()) < self._plan.processes and not self._stops:
-            self._hire()
-
-    def _blame(self, member: Member, child: Child, how: str) -> None:
-        why = child.death_note
-        if why == _INTERRUPTED:
+    def _account_for(self, death: Death) -> None:
+        """Decide what becomes of a job whose child died while it ran."""
+        member = death.member
+        if death.why == _INTERRUPTED or not death.was_meant:
             self._put_back([member])
             return
-        if why == _TOO_LONG:
+        if death.why == _TOO_LONG:
             limit = member.bundle.limits.hard_timeout
             text = f"killed: it ran longer than its hard_timeout of {limit:g} s"
-            report = body.of_failure(member.bundle.task, "TimeoutError", text)
-            self._end(member, Again(None, report))
+            self._end(member, Again(None, body.of_failure(member.bundle.task, "TimeoutError", text)))
             return
-        deaths = member.starts + 1
-        _log.warning("child %d died (%s) while it ran %s, death %d", child.pid, why or how, job_id(*member.key), deaths)
+        deaths, how = member.starts + 1, death.why or death.how
+        _log.warning("child %d died (%s) while it ran %s, death %d", death.pid, how, job_id(*member.key), deaths)
         if deaths >= DEATHS:
-            self._end(member, Quarantined(f"{deaths} processes died while they ran it, the last one by {why or how}"))
+            self._end(member, Quarantined(f"{deaths} processes died while they ran it, the last one by {how}"))
             return
         member.starts, member.is_marked = deaths, False
         self._ready.put_back([member])
-
-    def _working(self) -> list[Child]:
-        return [child for child in self._children if not child.is_retiring]
-
-    def _is_spent(self, child: Child) -> bool:
-        plan = self._plan
-        if plan.isolate or (plan.max_jobs is not None and child.done >= plan.max_jobs):
-            return True
-        return plan.max_memory is not None and child.memory_bytes() > plan.max_memory
 
     def _put_back(self, members: list[Member]) -> None:
         """Return jobs that did not start, or are to start anew, to the short lists."""
         unmarked = [member for member in members if member.is_marked]
         for member in members:
-            self._handed.pop(member.identity, None)
+            self._assigner.forget(member)
             member.is_marked = False
         if unmarked:
             self._note(unmarked, QUEUED, 0)
@@ -329,7 +263,7 @@ class Supervisor:
 
     def _may_settle(self) -> bool:
         """Whether to settle now: at once, except that outcomes of quick jobs wait a moment for each other."""
-        if not self._ledger or self._is_pressing or not self._handed:
+        if not self._ledger or self._is_pressing or self._assigner.is_idle:
             return True
         return self._clock.monotonic() >= self._settle_at
 
@@ -364,9 +298,7 @@ class Supervisor:
         if lane is None or not self._link.may_try:
             return
         self._ready.promote(self._clock.wall())
-        free = sum(self._is_soon_free(child) for child in self._working())
-        count = len(self._children)
-        room = {color: self._pace.room(color, self._ready.count(color), free, count) for color in self._plan.colors}
+        room = self._assigner.room(self._staff.working)
         if not any(room.values()):
             return
         deliveries = self._try(lane.take, room)
@@ -395,15 +327,22 @@ class Supervisor:
         self._make_way(was_waiting)
 
     def _admit(self, member: Member, now: float) -> None:
-        running = self._handed.get(member.identity)
+        running = self._assigner.holder_of(member)
         if running is not None:
-            # The connection was lost and the broker sent it again, but it still runs here: it is adopted.
-            member.hold.pending[member.position] = running
-            running.hold, running.position = member.hold, member.position
+            self._adopt(running, member)
         elif member.starts >= DEATHS:
             self._end(member, Quarantined(f"{member.starts} workers or children died while they ran it"))
         else:
             self._ready.add(member, now)
+
+    def _adopt(self, running: Member, member: Member) -> None:
+        """Let a job that runs here answer for a second delivery of it: the connection was lost, or it was sent twice."""
+        old = running.hold
+        del old.pending[running.position]
+        member.hold.pending[member.position] = running
+        running.hold, running.position = member.hold, member.position
+        if not old.is_lost and not old.pending:
+            self._unsettled.append(Settled(old.delivery, is_complete=True))
 
     def _postpone(self, delivery: Delivery) -> None:
         lane = self._link.lane
@@ -417,61 +356,18 @@ class Supervisor:
 
     def _hand_out(self) -> None:
         if not len(self._ready):
-            self._share_out()
+            # Idle children get what others were handed and have not started.
+            self._put_back(self._staff.recall_stuck(self._clock.monotonic()))
+        if not len(self._ready):
             return
         self._read_marks(_MARKS_EVERY)
-        for child in sorted(self._working(), key=lambda child: len(child.handed)):
-            batch = self._fill(child)
+        working = self._staff.working
+        share = max(1, min(MOST_HANDED, -(-len(self._ready) // max(1, len(working)))))
+        for child in sorted(working, key=lambda child: len(child.handed)):
+            batch = self._assigner.choose(child, share, self._has_ended)
             if batch:
                 self._mark(batch)
-                child.hand(batch)
-                self._handed.update((member.identity, member) for member in batch)
-
-    def _fill(self, child: Child) -> list[Member]:
-        """Choose what a child gets now."""
-        batch: list[Member] = []
-        most = max(1, min(MOST_HANDED, -(-len(self._ready) // max(1, len(self._working())))))
-        ahead = self._work_ahead(child)
-        while ahead is not None and len(batch) < most:
-            member = self._ready.pop(self._may_start)
-            if member is None:
-                break
-            if self._has_ended(member):
-                continue
-            estimate = self._pace.estimate(member.bundle.task)
-            is_first = not child.handed and not batch
-            if not is_first and (
-                estimate is None or ahead + estimate > HAND_AHEAD or self._plan.isolate or member.starts
-            ):
-                self._ready.unpop(member)
-                break
-            batch.append(member)
-            if estimate is None or member.starts:
-                break
-            ahead += estimate
-        return batch
-
-    def _is_soon_free(self, child: Child) -> bool:
-        """Whether a child is idle or runs a quick job; nothing is taken to wait behind slow ones."""
-        if not child.handed:
-            return not (self._plan.isolate and child.done)
-        return not self._plan.isolate and self._pace.estimate(child.handed[0].bundle.task) is not None
-
-    def _work_ahead(self, child: Child) -> float | None:
-        """Return the seconds of work that a child has before it, or None if it must not get more."""
-        if self._plan.isolate and (child.handed or child.done):
-            return None
-        if len(child.handed) >= MOST_HANDED:
-            return None
-        estimates = [self._pace.estimate(member.bundle.task) for member in child.handed]
-        if None in estimates:
-            return None
-        return sum(estimate for estimate in estimates if estimate is not None)
-
-    def _may_start(self, member: Member) -> bool:
-        if member.starts < _SUSPECT_ALONE:
-            return True
-        return not any(other.starts >= _SUSPECT_ALONE for other in self._handed.values())
+                self._assigner.hand(child, batch)
 
     def _has_ended(self, member: Member) -> bool:
         expires = member.bundle.expires
@@ -502,24 +398,7 @@ class Supervisor:
         new = [names.index(c) for c in self._plan.colors if c not in was_waiting and self._ready.count(c)]
         if not new:
             return
-        rank = min(new)
-        for child in self._children:
-            later = list(child.handed)[1:]
-            if any(names.index(member.bundle.color) > rank for member in later):
-                self._put_back(child.recall())
-
-    def _share_out(self) -> None:
-        """Nothing waits: let idle children have what others were handed and have not started."""
-        idle = [child for child in self._children if child.is_idle]
-        if not idle:
-            return
-        now = self._clock.monotonic()
-        for child in self._children:
-            number, started = child.slot.running()
-            if len(child.handed) > 1 and number >= 0 and now - started > _STUCK_AFTER:
-                self._put_back(child.recall())
-        if len(self._ready):
-            self._hand_out()
+        self._put_back(self._staff.recall_below(min(new)))
 
     # The clock.
 
@@ -533,18 +412,16 @@ class Supervisor:
         if self._is_time("look", _LOOK_EVERY, now):
             self._look_at_children(now)
             self._retry_postponed(now)
+            self._staff.tidy()
 
     def _look_at_children(self, now: float) -> None:
         lasting: list[Member] = []
-        for child in self._children:
-            number, started = child.slot.running()
-            member = child.handed[0] if child.handed else None
-            if member is None or member.number != number:
-                continue
+        for child, member, seconds in self._staff.running(now):
             hard = member.bundle.limits.hard_timeout
-            if hard is not None and now - started > hard and self._crew.can_kill:
+            if hard is not None and seconds > hard and child.pid:
+                child.doomed = member
                 child.kill(_TOO_LONG)
-            elif now - started > _SHOW_RUNNING_AFTER and not member.is_marked:
+            elif seconds > _SHOW_RUNNING_AFTER and not member.is_marked:
                 member.is_marked = True
                 lasting.append(member)
         if lasting:
@@ -578,35 +455,28 @@ class Supervisor:
 
     def _is_over(self) -> bool:
         if self._stops:
-            return not self._handed and not self._unsettled
+            is_out_of_time = self._stops > 1 or (self._stop_at and self._clock.monotonic() >= self._stop_at)
+            return self._assigner.is_idle and bool(is_out_of_time or not self._unsettled)
         if not self._plan.burst:
             return False
         needed = 1 if self._link.keeps_claims else _BURST_LOOKS
-        is_idle = not self._handed and self._ready.is_empty and not self._unsettled and not self._ledger
+        is_idle = self._assigner.is_idle and self._ready.is_empty and not self._unsettled and not self._ledger
         return is_idle and self._empty_takes >= needed
 
     def _wind_down(self) -> None:
         if not self._stop_at:
             grace = self._plan.grace
             self._stop_at = float("inf") if grace is None else self._clock.monotonic() + grace
-            for child in self._children:
-                self._put_back(child.recall())
-            self._ready.drain()
-        if (self._stops > 1 or self._clock.monotonic() >= self._stop_at) and self._crew.can_kill:
-            for child in self._children:
-                child.kill(_INTERRUPTED)
+            self._staff.stop_hiring()
+            self._put_back(self._staff.recall_all())
+        if self._stops > 1 or self._clock.monotonic() >= self._stop_at:
+            self._staff.kill(_INTERRUPTED)
         self._ready.drain()
 
     def _close(self) -> None:
         self._give_everything_back()
         self._announce(0.0)
-        for child in self._children:
-            if self._crew.can_kill:
-                child.kill(_INTERRUPTED)
-                _reap(child)
-            child.close()
-        self._children.clear()
-        self._crew.close()
+        self._staff.close(_INTERRUPTED)
         self._link.close()
         self._selector.close()
         self._wake_read.close()
@@ -629,41 +499,9 @@ class Supervisor:
             self._try(write, entries, lane, self._link.results, self._link.door)
 
 
-_INTERRUPTED = "interrupted"
-_TOO_LONG = "hard_timeout"
-_BURST_LOOKS = 10  # empty takes, one each 20 to 250 ms, after which a transport that pushes has nothing for us
-
-
 def _drain(sock: socket.socket) -> None:
     try:
         while sock.recv(4096):
             pass
     except BlockingIOError:
         pass
-
-
-def _has_ended(child: Child) -> bool:
-    if child.pidfd < 0:
-        return False
-    try:
-        return os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        return True
-
-
-_LAST_WORDS = 0.1  # seconds
-
-
-def _reap(child: Child) -> str:
-    """Wait for a dead child, clean up what it started, and return how it ended, for people."""
-    if not child.pid:
-        return "its thread ended"
-    select.select([child.pidfd], [], [], _LAST_WORDS)  # its socket closes a little before it has ended
-    child.kill(child.death_note)  # grandchildren in its process group
-    try:
-        status = os.waitpid(child.pid, 0)[1]
-    except ChildProcessError:
-        return "unknown cause"
-    if os.WIFSIGNALED(status):
-        return f"signal {os.WTERMSIG(status)}"
-    return f"exit status {os.WEXITSTATUS(status)} without an outcome"
