@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -96,8 +97,12 @@ class Palette:
         if len(set(self.names)) < len(self.colors) or len({color.priority for color in self.colors}) < len(self.colors):
             msg = f"two colors share a name or a priority: {', '.join(f'{c.name} {c.priority}' for c in self.colors)}"
             raise ConfigurationError(msg)
+        for color in self.colors:
+            if not 0.0 <= (color.share or 0.0) < math.inf:
+                msg = f"the share of {color.name} is a part of the starts, zero or more, not {color.share!r}"
+                raise ConfigurationError(msg)
         shares = sum(color.share or 0.0 for color in self.colors[1:])
-        if shares > MAX_SHARES + 1e-9 or any((color.share or 0.0) < 0 for color in self.colors):
+        if shares > MAX_SHARES + 1e-9:
             msg = f"the guaranteed shares of the lower colors add up to {shares:g}; at most {MAX_SHARES} leaves room above"
             raise ConfigurationError(msg)
         if self.taking not in ("weighted", "strict"):
@@ -132,7 +137,9 @@ def choose(
     chosen = first
     if not owed.get(_LAST_WAS_OWED):
         chosen = next((c for c in ranked[1:] if owed.get(c.name, 0.0) + 1e-9 >= 1.0), first)
-    credit = {c.name: min(2.0, owed.get(c.name, 0.0) + (c.share or 0.0)) for c in ranked[1:]}
+    # Several may be owed a start at once, and only every other start pays one: a color earns one for each at the most.
+    most = float(len(palette.colors))
+    credit = {c.name: min(most, owed.get(c.name, 0.0) + (c.share or 0.0)) for c in ranked[1:]}
     if chosen is not first:
         credit[chosen.name] -= 1.0
         credit[_LAST_WAS_OWED] = 1.0

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from queuelib import beside, mapping, naming, plugins
 from queuelib import job as jobs
@@ -42,6 +42,16 @@ R = TypeVar("R")
 M = TypeVar("M", bound=type)
 DEFAULT_BROKER = "sqlite:///queuelib.db"
 _FRAMES_A_PUBLISH = 256
+
+
+class _TaskDecorator(Protocol):
+    """`@dispatcher.task(...)` with options, for type checkers."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, Coroutine[Any, Any, R]]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R, R]: ...
 
 
 class Dispatcher:
@@ -136,10 +146,10 @@ class Dispatcher:
     # Registering
 
     @overload
-    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, Coroutine[Any, Any, R]]: ...
 
     @overload
-    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    def task(self, function: Callable[P, R], /) -> Task[P, R, R]: ...
 
     @overload
     def task(
@@ -155,7 +165,7 @@ class Dispatcher:
         max_backoff: Duration | None = None,
         retry_for: Sequence[type[BaseException]] = (Exception,),
         give_up_on: Sequence[type[BaseException]] = (),
-    ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+    ) -> _TaskDecorator: ...
 
     def task(
         self,
@@ -200,7 +210,7 @@ class Dispatcher:
         )
         options = TaskOptions(self._checked(color), limits, tuple(retry_for), tuple(give_up_on))
 
-        def register(fn: Callable[..., Any]) -> Task[..., Any]:
+        def register(fn: Callable[..., Any]) -> Task[..., Any, Any]:
             from queuelib.schema import Schema  # noqa: PLC0415 - msgspec, unneeded by a program without tasks
 
             wire_name = name or naming.name_of(fn)

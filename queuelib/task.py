@@ -17,6 +17,7 @@ __all__ = ["Definition", "Submitter", "Task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,15 +117,19 @@ class Bound(Generic[P, R]):
         return self._submitter.map_rows(self._definition, zip(*iterables), self._options, ordered=ordered)  # noqa: B905
 
 
-class Task(Bound[P, R]):
-    """A decorated function: called, it runs here and now; submitted, a worker runs it."""
+class Task(Bound[P, R], Generic[P, R, C]):
+    """A decorated function: called, it runs here and now; submitted, a worker runs it.
 
-    def __init__(self, submitter: Submitter, definition: Definition, function: Callable[P, Any]) -> None:
+    For type checkers it has the parameters of the function, the type of a job's result, and what a plain call
+    returns, which is a coroutine of the result where the function is one.
+    """
+
+    def __init__(self, submitter: Submitter, definition: Definition, function: Callable[P, C]) -> None:
         super().__init__(submitter, definition, CallOptions())
         self._function = function
         functools.update_wrapper(self, function)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
         """Run the function here."""
         return self._function(*args, **kwargs)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from queuelib.errors import ConfigurationError
 
 __all__ = ["demo"]
 
+_DOMAINS = ("sphere", "rastrigin", "rosenbrock", "ackley", "onemax")  # numpy is only imported to run one
 _OnDone = Callable[[int, int], object]
 
 
@@ -47,9 +49,9 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 @demo.command()
 @_options
-@click.option("--domain", default="rastrigin", show_default=True, help="sphere, rastrigin, rosenbrock, ackley, onemax.")
-@click.option("--generations", type=click.IntRange(1), default=60, show_default=True)
-@click.option("--population", type=click.IntRange(4), default=80, show_default=True)
+@click.option("--domain", type=click.Choice(_DOMAINS), default="rastrigin", show_default=True)
+@click.option("--generations", type=click.IntRange(1), default=120, show_default=True)
+@click.option("--population", type=click.IntRange(4), default=40, show_default=True)
 def ga(domain: str, generations: int, population: int, **shared: Any) -> None:
     """Minimize a function with a genetic algorithm: each genome is a job, results in order."""
     genetic = _workload("genetic")
@@ -62,7 +64,8 @@ def ga(domain: str, generations: int, population: int, **shared: Any) -> None:
     found = stage.play("evaluations", total, run)
     stage.report(
         found.to_dict(),
-        f"best of {domain}: {found.best_value:.6g} (known optimum {found.optimum:g}) after {found.evaluations} evaluations",
+        f"best of {domain}: {found.best_value:.6g} (known optimum {found.optimum:g}) after {found.evaluations} evaluations\n"
+        f"best of each generation, logarithmic: {_sparkline([row.best for row in found.history])}",
     )
 
 
@@ -241,6 +244,15 @@ def _workload(name: str) -> Any:
             raise
         msg = 'this demo needs numpy: pip install "queuelib-kombu[science]"'
         raise ConfigurationError(msg) from error
+
+
+def _sparkline(values: Sequence[float], width: int = 60) -> str:
+    """Return a line of blocks, one for every so many values, as high as the logarithm of the least of them."""
+    step = -(-len(values) // width)
+    lows = [min(values[start : start + step]) for start in range(0, len(values), step)]
+    heights = [math.log10(max(low, 1e-12)) for low in lows]
+    span = (max(heights) - min(heights)) or 1.0
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * (height - min(heights)) / span)] for height in heights)
 
 
 def _bits(found: Any) -> str:

@@ -23,6 +23,7 @@ class Ready:
         self._palette = palette
         self._lists: dict[str, deque[Member]] = {name: deque() for name in palette.names if name in colors}
         self._owed: Mapping[str, float] = {}
+        self._owed_before: Mapping[str, float] = {}
         self._later: list[tuple[float, int, Member]] = []
         self._order = itertools.count()
 
@@ -67,12 +68,13 @@ class Ready:
         color, owed = choose(self._palette, waiting, self._owed)
         if color is None:
             return None
-        self._owed = owed
+        self._owed_before, self._owed = self._owed, owed
         return self._lists[color].popleft()
 
     def unpop(self, member: Member) -> None:
-        """Return a job that could not be handed over after all."""
+        """Return the job that was popped last: it could not be handed over after all, and is still owed its start."""
         self._lists[member.bundle.color].appendleft(member)
+        self._owed = self._owed_before
 
     def most_urgent(self) -> int | None:
         """Return the rank of the most urgent color that waits, 0 for the first of the palette."""

@@ -63,6 +63,7 @@ def submitted() -> None:
     assert_type(dispatcher.gather(bare.submit_many([])), list[float])
     assert_type(dispatcher.submit(Evaluate("sphere", [0.0])), Job[float])
     assert_type(coroutine.submit("x").result(), bytes)
+    assert_type(bare("sphere", [0.0]), float)
     results: Generator[float] = bare.map(["a"], [[0.0]])
     assert_type(results, "Generator[float]")
     bare.submit("sphere", genome=["x"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]

@@ -41,7 +41,7 @@ class StubJob:
         self.error: Exception | None = None
         self.was_cancelled = False
 
-    def result(self) -> Any:  # noqa: ANN401 - whatever the handler returned
+    def result(self) -> Any:
         if self.error is not None:
             raise self.error
         return self.value
@@ -55,7 +55,7 @@ class Scattered:
 
     def __init__(self, handler: Callable[..., Any], seed: int = 0) -> None:
         self.handler = handler
-        self.random = Random(seed)  # noqa: S311 - nothing secret
+        self.random = Random(seed)
         self.jobs: dict[str, StubJob] = {}
         self.colors: list[str] = []
 
@@ -92,7 +92,7 @@ def scatter_genetics(monkeypatch: pytest.MonkeyPatch, seed: int) -> Scattered:
     return scattered
 
 
-def small_evolution(**changes: Any) -> genetic.Evolution:  # noqa: ANN401 - any of evolve's options
+def small_evolution(**changes: Any) -> genetic.Evolution:
     options = {"dimensions": 4, "population": 12, "generations": 6, "root_seed": ROOT, "serial": True}
     domain = changes.pop("domain", "rastrigin")
     return evolve(domain, **(options | changes))
@@ -208,7 +208,7 @@ class TestGenetic:
     def test_failing_evaluation_stops_the_search(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What a handler raises reaches the caller of evolve, and the generation's other jobs are cancelled."""
 
-        def fail(*fields: Any) -> float:  # noqa: ANN401 - a message's fields
+        def fail(*fields: Any) -> float:
             if fields[3][2] == 5:
                 raise ValueError("five")
             return 0.0
