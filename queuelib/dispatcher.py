@@ -9,8 +9,8 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, 
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
-from queuelib import beside, mapping, naming, plugins
 from queuelib import job as jobs
+from queuelib import mapping, naming, plugins
 from queuelib.bundle import Chunks, outgoing
 from queuelib.clock import SYSTEM, Clock, seconds
 from queuelib.color import DEFAULT_PALETTE, Palette
@@ -415,6 +415,8 @@ class Dispatcher:
         Raises:
             WorkerError: It did not start, or lacks a task that this program has; the message has its words.
         """
+        from queuelib import beside  # noqa: PLC0415 - only programs that start workers need it
+
         _refuse_in_worker("workers()")
         return beside.workers(self, processes, name)
 

@@ -7,6 +7,7 @@ a job. docs/wire-format.md describes each field and holds test vectors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ import msgpack
 from queuelib.errors import DecodeError, TooLarge, UnsupportedVersion
 from queuelib.ids import BUNDLE_BYTES
 from queuelib.message import Bundle, Limits
-from queuelib.settings import MAX_MESSAGE_BYTES
+from queuelib.settings import MAX_MESSAGE_BYTES, MAX_RETRIES
 
 __all__ = ["VERSION", "decode", "encode"]
 
@@ -117,9 +118,13 @@ def _bundle(header: Any, column: Any) -> Bundle:
     if not isinstance(column, list) or not all(type(value) is bytes for value in column):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = "the arguments are not a column of byte strings"
         raise DecodeError(msg)
-    bundle_id, size, attempt, deaths = header[0], header[3], header[10], header[11]
-    if len(bundle_id) != BUNDLE_BYTES or not 0 < size <= MAX_JOBS or attempt < 1 or deaths < 0:
-        msg = "the header's bundle id, size, attempt or deaths is out of range"
+    bundle_id, size, attempt, deaths, retries = header[0], header[3], header[10], header[11], header[6][2]
+    counts_are_sane = 1 <= attempt <= MAX_RETRIES + 1 and 0 <= deaths <= MAX_RETRIES and retries <= MAX_RETRIES
+    if len(bundle_id) != BUNDLE_BYTES or not 0 < size <= MAX_JOBS or not counts_are_sane:
+        msg = "the header's bundle id, size, attempt, deaths or retries is out of range"
+        raise DecodeError(msg)
+    if any(limit is not None and limit < 0 for limit in header[6]):
+        msg = "a limit is negative"
         raise DecodeError(msg)
     return Bundle(
         id=bundle_id,
@@ -148,7 +153,7 @@ def _indexes(written: list[Any] | None, size: int, count: int) -> range | list[i
     else:
         msg = "the indexes are not ascending numbers below the size"
         raise DecodeError(msg)
-    if len(indexes) != count:
+    if not count or len(indexes) != count:
         msg = f"the bundle has {len(indexes)} indexes and {count} argument lists"
         raise DecodeError(msg)
     return indexes
@@ -161,4 +166,7 @@ def _check(values: Any, types: tuple[Any, ...], what: str) -> None:
     for position, (value, expected) in enumerate(zip(values, types, strict=True)):
         if not isinstance(value, expected) or value is True or value is False:
             msg = f"field {position} of the {what} has the type {type(value).__name__}"
+            raise DecodeError(msg)
+        if isinstance(value, float) and not math.isfinite(value):
+            msg = f"field {position} of the {what} is {value}, and every number is finite"
             raise DecodeError(msg)

@@ -17,6 +17,7 @@ QueuelibError
 ├── JobTimeout (TimeoutError)            the result did not come within the time the caller gave
 ├── JobFailed                            how a job ended, other than well
 │   ├── RemoteError                      the handler raised; carries the type's name and the traceback
+│   ├── RemoteTraceback                  that traceback as text: the cause of what is raised here
 │   ├── JobExpired                       it was not started before its expiry
 │   ├── JobQuarantined                   it was set aside; `queuelib failed ls` tells why
 │   └── CancelledError (concurrent.futures.CancelledError)
@@ -28,8 +29,10 @@ QueuelibError
 from __future__ import annotations
 
 import concurrent.futures
+import math
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import SupportsFloat
 
 __all__ = [
     "ArgumentError",
@@ -195,12 +198,27 @@ class Retry(QueuelibError):
     """Raised by a handler: run this job again, after `delay` seconds where given.
 
     It counts as one of the task's `retries`; when those are used up the job fails.
+
+    Raises:
+        TypeError, ValueError: The delay is no number of seconds or timedelta, negative, or not finite.
     """
 
     def __init__(self, delay: float | timedelta | None = None, *, reason: str = "retry asked for") -> None:
         super().__init__(reason)
-        self.delay = delay.total_seconds() if isinstance(delay, timedelta) else delay
+        self.delay = None if delay is None else _delay(delay)
 
 
 class WorkerError(QueuelibError, RuntimeError):
     """A worker could not start; the message holds its own words or traceback."""
+
+
+def _delay(value: object) -> float:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, SupportsFloat):
+        msg = f"Retry takes a delay in seconds or as timedelta, not {value!r}; for a text write Retry(reason=...)"
+        raise TypeError(msg)
+    seconds = float(seconds)
+    if not (math.isfinite(seconds) and seconds >= 0):
+        msg = f"Retry takes a delay of zero or more, finite seconds, not {value!r}"
+        raise ValueError(msg)
+    return seconds

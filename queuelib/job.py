@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -230,6 +229,8 @@ class Job(Generic[R]):
         return hash(self.key)
 
     async def _aresult(self) -> R:
+        import asyncio  # noqa: PLC0415 - 20 ms of import that synchronous programs do not need
+
         while not await asyncio.to_thread(self.wait, _ASYNC_SLICE):
             pass
         return self.result()

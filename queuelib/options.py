@@ -9,6 +9,7 @@ from datetime import timedelta
 from queuelib.clock import seconds
 from queuelib.errors import ConfigurationError
 from queuelib.message import Limits
+from queuelib.settings import MAX_RETRIES
 
 __all__ = ["CallOptions", "TaskOptions"]
 
@@ -70,8 +71,8 @@ def make_limits(
     if hard_timeout is not None:
         base = replace(base, hard_timeout=duration("hard_timeout", hard_timeout, above_zero=True))
     if retries is not None:
-        if type(retries) is not int or retries < 0:
-            msg = f"retries is a number of attempts, 0 or more, not {retries!r}"
+        if type(retries) is not int or not 0 <= retries <= MAX_RETRIES:
+            msg = f"retries is a number of attempts, 0 to {MAX_RETRIES:,}, not {retries!r}"
             raise ConfigurationError(msg)
         base = replace(base, retries=retries)
     if backoff is not None:
@@ -95,7 +96,10 @@ def duration(name: str, value: Duration, *, above_zero: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | timedelta):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"{name} is a number of seconds or a timedelta, not {value!r}"
         raise ConfigurationError(msg)
-    result = seconds(value)
+    try:
+        result = seconds(value)
+    except OverflowError:  # an integer that no float holds
+        result = math.inf
     if not math.isfinite(result) or result < 0 or (above_zero and result == 0):
         msg = f"{name} is {'above zero' if above_zero else 'zero or more'} and finite, not {value!r}"
         raise ConfigurationError(msg)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from queuelib.errors import ConfigurationError, MissingDriver
@@ -14,7 +13,7 @@ from queuelib.settings import mask
 if TYPE_CHECKING:
     from queuelib.ports import Backend
 
-__all__ = ["backend_for", "find_backend", "scheme_of"]
+__all__ = ["backend_for", "find_backend", "scheme_of", "schemes"]
 
 GROUP = "queuelib.backends"
 _OURS = {  # serves a source tree that is on sys.path without being installed
@@ -42,6 +41,11 @@ def scheme_of(url: str) -> str:
     return scheme.lower()
 
 
+def schemes() -> list[str]:
+    """Return the schemes of our own backends."""
+    return sorted(_OURS)
+
+
 def find_backend(url: str) -> Backend | None:
     """Return the backend for a URL, or None if no installed package serves its scheme.
 
@@ -53,6 +57,8 @@ def find_backend(url: str) -> Backend | None:
     package = _OURS.get(scheme)
     if package is not None:
         return _load(package)
+    from importlib.metadata import entry_points  # noqa: PLC0415 - 20 ms of import, for backends of third parties only
+
     for entry in entry_points(group=GROUP):
         if entry.value.partition(":")[0] in _OURS.values():
             continue
@@ -63,14 +69,17 @@ def find_backend(url: str) -> Backend | None:
 
 
 def backend_for(url: str) -> Backend:
-    """Return the backend for a URL.
+    """Return the backend for a URL, which has to keep results.
 
     Raises:
         ConfigurationError: No installed package serves its scheme; the message lists those that are.
     """
     backend = find_backend(url)
     if backend is None:
-        msg = f"nothing serves {mask(url)!r}; known schemes: {', '.join(sorted(_OURS))}"
+        msg = (
+            f"nothing keeps results at {mask(url)!r}; known schemes: {', '.join(sorted(_OURS))}. A broker that only kombu "
+            "knows needs results elsewhere: Dispatcher(url, results='redis://host/0')"
+        )
         raise ConfigurationError(msg)
     return backend
 

@@ -11,6 +11,7 @@ __all__ = [
     "LEASE",
     "MAX_DEPTH",
     "MAX_MESSAGE_BYTES",
+    "MAX_RETRIES",
     "NAMESPACE",
     "RENEW",
     "SUBMIT_DEADLINE",
@@ -24,6 +25,7 @@ RENEW = 5.0  # three chances within a lease
 SUBMIT_DEADLINE = 5.0  # seconds within which submit answers
 MAX_DEPTH = 64  # nesting of arguments and results
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+MAX_RETRIES = 2**31 - 1  # every server's integers hold one more
 DEATHS = 3  # under the same job, then it is set aside
 KEEP = 24 * 3600.0  # seconds an outcome is kept
 UNKNOWN_DELAY = 30.0  # seconds between two tries of a task that no worker here knows: a deploy is under way
@@ -31,7 +33,8 @@ UNKNOWN_PATIENCE = 3600.0  # seconds until such a message is set aside
 DEFAULT_NAMESPACE = "queuelib"
 NAMESPACE = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
-_USERINFO = re.compile(r"(://[^:/@\s]*):[^@\s]*@")
+# A user and a password may hold '@' themselves: up to the last one, but not into the next URL of a list.
+_USERINFO = re.compile(r"(://[^:/\s]*):(?:(?![;,][\w+.-]+://)\S)*@")
 _QUERY_SECRET = re.compile(r"((?:password|passwd|secret|token|key)=)[^&;\s]*", re.IGNORECASE)
 
 

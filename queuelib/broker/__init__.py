@@ -43,7 +43,8 @@ def settings_for(url: str, namespace: str) -> TransportSettings:
         kombu_url = url[len("kombu+") :]
         scheme = scheme[len("kombu+") :]
     if scheme.partition("+")[0] not in TRANSPORT_ALIASES:
-        plugins.backend_for(url)  # raises, and lists what there is
+        msg = f"neither queuelib nor kombu knows the scheme of {mask(url)!r}; ours: {', '.join(plugins.schemes())}"
+        raise ConfigurationError(msg)
     _log.warning(
         "%s goes through kombu's stock transport: a job that a worker holds when it is killed may be lost or come back "
         "only after a visibility timeout, and delayed jobs wait inside a worker",

@@ -82,7 +82,7 @@ class EvaluateGenome:
 class Genetics(Handlers):
     """Does the genetic algorithm's work at the worker."""
 
-    def visit_EvaluateGenome(self, message: EvaluateGenome) -> float:  # noqa: N802 - the visitor's way of naming
+    def visit_EvaluateGenome(self, message: EvaluateGenome) -> float:
         """Return the genome's fitness."""
         return evaluate(message)
 
