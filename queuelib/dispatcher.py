@@ -354,7 +354,7 @@ class Dispatcher:
         about = (definition.name, self._color_of(definition, options))
         stream = mapping.Stream(Chunks(pack(row, {}) for row in rows), send, self.outcomes, about)
         stream.refill()
-        return stream.ordered() if ordered else stream.unordered()
+        return stream.results(ordered=ordered)
 
     def resubmit(self, error: SubmitUnknown) -> None:
         """Submit again what a lost confirmation left in doubt; whatever had happened, each job is there once.

@@ -200,7 +200,8 @@ class Retry(QueuelibError):
     It counts as one of the task's `retries`; when those are used up the job fails.
 
     Raises:
-        TypeError, ValueError: The delay is no number of seconds or timedelta, negative, or not finite.
+        ArgumentError: The delay is no number of seconds or timedelta.
+        ConfigurationError: It is negative or not finite.
     """
 
     def __init__(self, delay: float | timedelta | None = None, *, reason: str = "retry asked for") -> None:
@@ -216,9 +217,9 @@ def _delay(value: object) -> float:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, SupportsFloat):
         msg = f"Retry takes a delay in seconds or as timedelta, not {value!r}; for a text write Retry(reason=...)"
-        raise TypeError(msg)
+        raise ArgumentError(msg)
     seconds = float(seconds)
     if not (math.isfinite(seconds) and seconds >= 0):
         msg = f"Retry takes a delay of zero or more, finite seconds, not {value!r}"
-        raise ValueError(msg)
+        raise ConfigurationError(msg)
     return seconds

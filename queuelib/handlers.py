@@ -31,7 +31,7 @@ class Handlers:
         ('hello?', 'the answer')
     """
 
-    def visit(self, subject: object, *args: object, **kwargs: object) -> Any:
+    def visit(self, subject: object, /, *args: object, **kwargs: object) -> Any:
         """Call the method for `subject` with it and with all that follows, and return what it returns.
 
         Raises:
@@ -69,12 +69,12 @@ class Handlers:
 
     def handles(self, message_class: type) -> bool:
         """Whether there is a method for the class or one of its bases, `generic_visit` aside."""
-        return any(hasattr(self, _PREFIX + base.__name__) for base in message_class.__mro__[:-1])
+        return any(_has(self, _PREFIX + base.__name__) for base in message_class.__mro__[:-1])
 
     @property
     def has_default(self) -> bool:
         """Whether there is a `generic_visit`."""
-        return hasattr(self, "generic_visit")
+        return _has(self, "generic_visit")
 
     def _methods(self) -> dict[tuple[type, object], Method]:
         # Made on first use: a subclass need not call super().__init__().
@@ -105,7 +105,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._visitors: list[Handlers] = []
-        self._classes: dict[str, type] = {}
+        self._classes: dict[str, list[type]] = {}
 
     def add(self, visitor: Handlers) -> None:
         """Add a visitor.
@@ -122,6 +122,9 @@ class Registry:
             if both:
                 msg = f"{type(visitor).__name__} and {type(other).__name__} both have {', '.join(sorted(both))}"
                 raise RegistrationError(msg)
+        for name, classes in self._classes.items():
+            if len(classes) > 1 and _PREFIX + name in mine:
+                raise RegistrationError(_two_meanings(*classes[:2]))
         self._visitors.append(visitor)
 
     def know(self, message_class: type) -> None:
@@ -131,20 +134,23 @@ class Registry:
             RegistrationError: `visit_<name>` would mean two classes.
         """
         name = message_class.__name__
-        other = self._classes.setdefault(name, message_class)
-        if other is not message_class and any(hasattr(v, _PREFIX + name) for v in self._visitors):
-            msg = f"{_PREFIX}{name} would mean both {_full(other)} and {_full(message_class)}: rename one of them"
-            raise RegistrationError(msg)
+        classes = self._classes.setdefault(name, [])
+        if message_class in classes:
+            return
+        if classes and any(_has(visitor, _PREFIX + name) for visitor in self._visitors):
+            raise RegistrationError(_two_meanings(classes[0], message_class))
+        classes.append(message_class)
 
     def find(self, message: object) -> Method | None:
-        """Return the method for a message: a specific one of any visitor before any `generic_visit`; None if none."""
-        default = None
-        for visitor in self._visitors:
-            if visitor.handles(type(message)):
-                return visitor.find(message)
-            if visitor.has_default:
-                default = visitor
-        return default.find(message) if default is not None else None
+        """Return the method for a message, None if there is none.
+
+        The nearest class with a method in any visitor decides, and any method comes before a `generic_visit`.
+        """
+        for name in [*(_PREFIX + base.__name__ for base in type(message).__mro__[:-1]), "generic_visit"]:
+            for visitor in self._visitors:
+                if _has(visitor, name):
+                    return visitor.find(message)
+        return None
 
     def handles(self, message_class: type) -> bool:
         """Whether some visitor handles the class, by its own method or by `generic_visit`."""
@@ -162,8 +168,17 @@ def _is_option(subject: object) -> bool:
     return isinstance(subject, str | int | float) or subject is None
 
 
+def _has(visitor: Handlers, name: str) -> bool:
+    return callable(getattr(visitor, name, None))  # a subclass may switch a method off by setting it to None
+
+
 def _method_names(visitor: Handlers) -> set[str]:
-    return {name for name in dir(visitor) if name.startswith(_PREFIX) or name == "generic_visit"}
+    names = {name for name in dir(visitor) if name.startswith(_PREFIX) or name == "generic_visit"}
+    return {name for name in names if _has(visitor, name)}
+
+
+def _two_meanings(one: type, other: type) -> str:
+    return f"{_PREFIX}{one.__name__} would mean both {_full(one)} and {_full(other)}: rename one of them"
 
 
 def _full(cls: type) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class Outcomes:
     keep: float
     how_to_serve: Callable[[str, str], str]
     events: Events
+    _notice_lock: threading.Lock = field(default_factory=threading.Lock)
     _noticed: set[tuple[str, str]] = field(default_factory=set["tuple[str, str]"])
 
     def records(self, keys: Sequence[Key]) -> list[Record]:
@@ -74,14 +76,14 @@ class Outcomes:
                     if record.is_final:
                         return record
             now = time.monotonic()
+            if now >= notice_at:
+                self._say_if_nobody_serves(about)
+                notice_at = float("inf")
             if end is not None and now >= end:
                 first = job_id(*keys[0])
                 what = f"job {first}" if len(keys) == 1 else f"none of {len(keys)} jobs"
                 msg = f"{what} has not ended within {timeout:g} s; it goes on, and its result can be asked for again"
                 raise JobTimeout(msg)
-            if now >= notice_at:
-                self._say_if_nobody_serves(about)
-                notice_at = float("inf")
             until = min(notice_at, end if end is not None else now + _FOREVER)
             self.open_results().wait(keys, max(0.0, min(until, now + _FOREVER) - now))
 
@@ -119,10 +121,13 @@ class Outcomes:
 
     def _say_if_nobody_serves(self, about: tuple[str, str]) -> None:
         task, color = about
-        if not task or about in self._noticed:
-            return
-        if not any(_serves(worker, task, color) for worker in self.open_results().workers()):
+        with self._notice_lock:
+            if not task or about in self._noticed:
+                return
             self._noticed.add(about)
+        if any(_serves(worker, task, color) for worker in self.open_results().workers()):
+            self._noticed.discard(about)
+        else:
             print(self.how_to_serve(task, color), file=sys.stderr, flush=True)  # noqa: T201 - for the person waiting
 
 

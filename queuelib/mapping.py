@@ -41,9 +41,15 @@ class Stream:
     _bundles: deque[tuple[bytes, int, int]] = field(default_factory=deque["tuple[bytes, int, int]"])
     _is_exhausted: bool = False
 
-    def ordered(self) -> Generator[Any]:
-        """Yield results in the order of the calls."""
+    def results(self, *, ordered: bool) -> Generator[Any]:
+        """Return a generator of results, or of `(index, result)` as jobs end; closing it cancels what has not started."""
+        generator = self._ordered() if ordered else self._unordered()
+        next(generator)  # a generator that was never entered would not notice that it is closed
+        return generator
+
+    def _ordered(self) -> Generator[Any]:
         try:
+            yield None
             while self._bundles:
                 bundle, size, _ = self._bundles[0]
                 for record in self._finals([Key(bundle, i) for i in range(size)]):
@@ -55,10 +61,10 @@ class Stream:
         finally:
             self._cancel_rest()
 
-    def unordered(self) -> Generator[tuple[int, Any]]:
-        """Yield `(index, result)` as jobs end."""
+    def _unordered(self) -> Generator[Any]:
         pending: dict[Key, int] = {}
         try:
+            yield None
             while self._bundles or pending:
                 while self._bundles:
                     bundle, size, first = self._bundles.popleft()

@@ -26,6 +26,7 @@ _OURS = {  # serves a source tree that is on sys.path without being installed
     "amqps": "queuelib_rabbitmq",
     "pyamqp": "queuelib_rabbitmq",
 }
+_EXTRAS = ("redis", "rabbitmq")  # the backends whose drivers an extra of the distribution brings
 
 
 def scheme_of(url: str) -> str:
@@ -92,7 +93,8 @@ def _load(package: str) -> Backend:
         if error.name == package:
             msg = f"the package {package} is not importable: reinstall queuelib-kombu ({sys.executable} -m pip)"
         else:
-            extra = package.removeprefix("queuelib_")
-            msg = f'the {extra} backend needs {error.name}: pip install "queuelib-kombu[{extra}]"'
+            name = package.removeprefix("queuelib_")
+            cure = f': pip install "queuelib-kombu[{name}]"' if name in _EXTRAS else ", which this Python lacks"
+            msg = f"the {name} backend needs {error.name}{cure}"
         raise MissingDriver(msg) from error
     return backend

@@ -61,6 +61,8 @@ class Assigner:
             has_ended: Whether a job has ended before its start; it is then passed over.
         """
         batch: list[Member] = []
+        if self._plan.max_jobs is not None:
+            share = min(share, self._plan.max_jobs - child.done - len(child.handed))
         ahead = self._work_ahead(child)
         while ahead is not None and len(batch) < share:
             member = self._ready.pop(self._may_start)

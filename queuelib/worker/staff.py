@@ -6,7 +6,7 @@ import logging
 import os
 import select
 import selectors
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from queuelib.errors import DecodeError
 from queuelib.worker import process
 
 if TYPE_CHECKING:
+    from queuelib.ids import Key
     from queuelib.worker.children import Child, Crew, Report
     from queuelib.worker.lease import Member
     from queuelib.worker.plan import Plan
@@ -118,6 +119,14 @@ class Staff:
         for child in self._children:
             later = list(child.handed)[1:]
             if any(names.index(member.bundle.color) > rank for member in later):
+                recalled += child.recall()
+        return recalled
+
+    def recall_any(self, keys: Collection[Key]) -> list[Member]:
+        """Take back unstarted jobs from children that have some of these."""
+        recalled: list[Member] = []
+        for child in self._children if keys else ():
+            if any(member.key in keys for member in list(child.handed)[1:]):
                 recalled += child.recall()
         return recalled
 

@@ -148,6 +148,8 @@ class Supervisor:
             self._wind_down()
         else:
             self._take()
+            if self._staff.has_unstarted:
+                self._read_marks(_MARKS_EVERY)  # what a child was handed may be cancelled as well
             self._hand_out()
         if self._may_settle():
             self._settle()
@@ -168,8 +170,8 @@ class Supervisor:
         if lane is not None and self._lane_fd is None and not self._stops:
             pause = _POLL
         has_idle = self._staff.has_idle
-        if has_idle and self._staff.has_unstarted:
-            pause = min(pause, STUCK_AFTER)
+        if self._staff.has_unstarted:
+            pause = min(pause, STUCK_AFTER if has_idle else _MARKS_EVERY)
         if has_idle and lane is not None and not self._stops:
             due = self._try(lane.next_due)
             soonest = min((at for at in (due, self._ready.next_due()) if at is not None), default=None)
@@ -437,8 +439,10 @@ class Supervisor:
         if self._is_time("marks", every, self._clock.monotonic()):
             marks = self._try(self._link.results.cancelled, self._cursor)
             if marks is not None:
-                self._cancelled.update(marks.keys)
+                new = set(marks.keys) - self._cancelled
+                self._cancelled |= new
                 self._cursor = marks.cursor
+                self._put_back(self._staff.recall_any(new))
 
     def _announce(self, lifetime: float) -> None:
         colors, tasks = tuple(self._plan.colors), tuple(sorted(self._tasks))
