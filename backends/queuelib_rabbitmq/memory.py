@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from queuelib.ids import Key, created_at
-from queuelib.outcome import Record, supersedes
+from queuelib.outcome import SUCCEEDED, Record, supersedes
 from queuelib_rabbitmq import wire
 from queuelib_rabbitmq.known import Known
 
@@ -171,8 +171,8 @@ class Memory:
 
     def _is_answered(self, key: Key, now: float) -> bool:
         record = self.best(key)
-        if record is not None and record.is_final:
-            return True
+        if record is not None and record.is_final and (record.state == SUCCEEDED or self._pushed.get(key) is record):
+            return True  # of any other ending the reader may not have come to a success behind it
         created = created_at(key.bundle)
         if key in self._doubtful or key.bundle not in self._own or created < self._pushed.forgotten:
             return False

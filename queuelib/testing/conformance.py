@@ -1,0 +1,597 @@
+"""Three classes of tests: for transports, for result backends, and for the settlement of both together."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import pytest
+
+from queuelib import broker, plugins
+from queuelib.ids import Key, new_bundle_id
+from queuelib.outcome import (
+    CANCELLED,
+    FAILED,
+    QUEUED,
+    RETRYING,
+    RUNNING,
+    SCHEDULED,
+    SUCCEEDED,
+    Record,
+    supersedes,
+)
+from queuelib.ports import (
+    Delivery,
+    Lane,
+    Outgoing,
+    QuarantineItem,
+    Redelivery,
+    ResultBackend,
+    ResultCapabilities,
+    Settled,
+    Settlement,
+    TransportCapabilities,
+    WorkerInfo,
+)
+from queuelib.testing.waiting import eventually
+
+__all__ = ["ResultConformance", "SettlementConformance", "TransportConformance"]
+
+WITHIN = 10.0
+DEADLINE = 5.0
+_TAKE_AND_DIE = """
+import sys, time
+from queuelib import broker
+lane = broker.open_lane(broker.settings_for(sys.argv[1], sys.argv[2]), sys.argv[2], 5.0)
+end = time.monotonic() + 10
+taken = []
+while len(taken) < int(sys.argv[3]) and time.monotonic() < end:
+    taken += lane.take({"red": int(sys.argv[3])})
+print(len(taken), flush=True)
+sys.stdin.read()
+"""
+
+
+class _Core:
+    """Refuses subclasses that replace or disable a test of the core."""
+
+    CORE: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in cls.__mro__[1:]:
+            core = vars(base).get("CORE", ())
+            changed = [name for name in core if name in vars(cls)]
+            if changed:
+                msg = f"{cls.__name__} replaces {', '.join(changed)}: the core of the suite cannot be switched off"
+                raise TypeError(msg)
+
+
+class TransportConformance(_Core):
+    """What every transport must do.
+
+    A subclass defines the fixture `url` and the attribute `expected`, its exact capabilities.
+    """
+
+    CORE = (
+        "test_capabilities_are_as_declared",
+        "test_what_is_published_is_taken_once",
+        "test_order_is_kept",
+        "test_two_takers_never_share",
+        "test_acknowledged_is_gone",
+        "test_given_back_is_taken_again",
+        "test_dead_takers_messages_come_back",
+        "test_room_of_one_color_never_blocks_another",
+        "test_batch_equals_its_singles",
+        "test_any_bytes_travel",
+    )
+    expected: TransportCapabilities
+
+    @pytest.fixture
+    def place(self) -> str:
+        """A namespace of this test's own."""
+        return f"c{uuid.uuid4().hex[:12]}"
+
+    @contextmanager
+    def lane(self, url: str, place: str) -> Iterator[Lane]:
+        """Open a lane, and close it whatever happens."""
+        lane = broker.open_lane(broker.settings_for(url, place), place, DEADLINE)
+        try:
+            yield lane
+        finally:
+            lane.close()
+
+    def test_capabilities_are_as_declared(self, url: str, place: str) -> None:
+        """A transport promises exactly what its backend's tests expect."""
+        with self.lane(url, place) as lane:
+            assert lane.capabilities == self.expected
+
+    def test_what_is_published_is_taken_once(self, url: str, place: str) -> None:
+        """Every published frame is delivered, unchanged and once, by the color it was published to."""
+        with self.lane(url, place) as lane:
+            sent = {color: frames(color, 5) for color in ("red", "green")}
+            lane.publish([*sent["red"], *sent["green"]], DEADLINE)
+            taken = take(lane, {"red": 10, "green": 10}, 10)
+            for color, outgoing in sent.items():
+                assert [d.frame for d in taken if d.color == color] == [o.frame for o in outgoing]
+            assert not any(delivery.redelivered for delivery in taken)
+            assert lane.take({"red": 10, "green": 10}) == []
+            lane.acknowledge(taken)
+
+    def test_order_is_kept(self, url: str, place: str) -> None:
+        """A color is first in, first out."""
+        with self.lane(url, place) as lane:
+            sent = frames("red", 30)
+            for start in range(0, 30, 10):
+                lane.publish(sent[start : start + 10], DEADLINE)
+            taken = take(lane, {"red": 30}, 30)
+            assert [d.frame for d in taken] == [o.frame for o in sent]
+            lane.acknowledge(taken)
+
+    def test_two_takers_never_share(self, url: str, place: str) -> None:
+        """What one taker has, another does not get."""
+        with self.lane(url, place) as one, self.lane(url, place) as two:
+            one.publish(frames("red", 20), DEADLINE)
+            taken: list[Delivery] = []
+            mine: list[Delivery] = []
+
+            def all_taken() -> bool:
+                taken.extend(one.take({"red": 10 - len(taken)}))
+                mine.extend(two.take({"red": 20}))
+                return len(taken) + len(mine) == 20
+
+            eventually(all_taken, within=WITHIN)
+            assert len({d.frame for d in (*taken, *mine)}) == 20
+            one.acknowledge(taken)
+            two.acknowledge(mine)
+
+    def test_acknowledged_is_gone(self, url: str, place: str) -> None:
+        """An acknowledged frame never comes back, not even when its taker leaves."""
+        with self.lane(url, place) as lane:
+            lane.publish(frames("red", 3), DEADLINE)
+            assert lane.acknowledge(take(lane, {"red": 3}, 3)) == []
+        with self.lane(url, place) as other:
+            assert other.take({"red": 3}) == []
+            eventually(lambda: other.waiting(["red"])["red"] == 0, within=WITHIN)
+
+    def test_given_back_is_taken_again(self, url: str, place: str) -> None:
+        """What is given back is there for the next taker, unchanged."""
+        with self.lane(url, place) as lane:
+            sent = frames("red", 3)
+            lane.publish(sent, DEADLINE)
+            lane.give_back(take(lane, {"red": 3}, 3))
+            again = take(lane, {"red": 3}, 3)
+            assert sorted(d.frame for d in again) == sorted(o.frame for o in sent)
+            lane.acknowledge(again)
+
+    def test_dead_takers_messages_come_back(self, url: str, place: str) -> None:
+        """What a taker held when it was killed is delivered to another, marked as redelivered."""
+        with self.lane(url, place) as lane:
+            sent = frames("red", 3)
+            lane.publish(sent, DEADLINE)
+            if lane.capabilities.crosses_processes:
+                self.kill_a_taker(url, place, 3)
+            else:
+                self.end_a_taker(url, place, 3)
+            taken: list[Delivery] = []
+
+            def came_back() -> bool:
+                lane.renew()
+                taken.extend(lane.take({"red": 3 - len(taken)}))
+                return len(taken) == 3
+
+            assert lane.capabilities.redelivery is not Redelivery.NONE
+            eventually(came_back, within=(lane.capabilities.recovery or 0.0) + WITHIN)
+            assert sorted(d.frame for d in taken) == sorted(o.frame for o in sent)
+            if lane.capabilities.redelivery is not Redelivery.VISIBILITY:
+                assert all(delivery.redelivered for delivery in taken)
+            lane.acknowledge(taken)
+
+    def test_room_of_one_color_never_blocks_another(self, url: str, place: str) -> None:
+        """A color that waits with no room left does not keep another from being taken."""
+        with self.lane(url, place) as lane:
+            lane.publish([*frames("green", 50), *frames("red", 1)], DEADLINE)
+            first = take(lane, {"green": 2, "red": 1}, 3)
+            assert sorted(d.color for d in first) == ["green", "green", "red"]
+            lane.give_back([d for d in first if d.color == "green"])
+            lane.acknowledge([d for d in first if d.color == "red"])
+
+    def test_batch_equals_its_singles(self, url: str, place: str) -> None:
+        """Publishing and acknowledging many at once is the same as one by one."""
+        with self.lane(url, place) as lane:
+            sent = frames("red", 6)
+            lane.publish(sent[:3], DEADLINE)
+            for outgoing in sent[3:]:
+                lane.publish([outgoing], DEADLINE)
+            taken = take(lane, {"red": 6}, 6)
+            assert [d.frame for d in taken] == [o.frame for o in sent]
+            assert lane.acknowledge(taken[:3]) == []
+            assert [lost for delivery in taken[3:] for lost in lane.acknowledge([delivery])] == []
+
+    def test_any_bytes_travel(self, url: str, place: str) -> None:
+        """A transport does not look into frames: empty ones, zeros and 1 MB of noise arrive as they were."""
+        with self.lane(url, place) as lane:
+            bodies = [b"\x00", bytes(range(256)), os.urandom(1_000_000)]
+            lane.publish([Outgoing("red", new_bundle_id(time.time()), one) for one in bodies], DEADLINE)
+            taken = take(lane, {"red": 3}, 3)
+            assert [d.frame for d in taken] == bodies
+            lane.acknowledge(taken)
+
+    def test_delayed_frame_comes_when_it_is_due(self, url: str, place: str) -> None:
+        """A frame with a due time is not delivered before it, and soon after."""
+        with self.lane(url, place) as lane:
+            if not lane.capabilities.delays:
+                pytest.skip("capability: this transport has no delays")
+            due = time.time() + 0.6
+            lane.publish([frames("red", 1)[0]._replace(due=due)], DEADLINE)
+            assert lane.take({"red": 1}) == []
+            taken = take(lane, {"red": 1}, 1)
+            assert due - 0.01 <= time.time() <= due + 3.0
+            lane.acknowledge(taken)
+
+    def test_given_back_with_delay_waits(self, url: str, place: str) -> None:
+        """What is given back with a delay is not delivered before it has passed, and keeps its age."""
+        with self.lane(url, place) as lane:
+            if not lane.capabilities.delays:
+                pytest.skip("capability: this transport has no delays")
+            lane.publish(frames("red", 1), DEADLINE)
+            taken = take(lane, {"red": 1}, 1)
+            began = time.time()
+            lane.give_back(taken, 0.5)
+            again = take(lane, {"red": 1}, 1)
+            assert time.time() - began >= 0.4
+            assert again[0].published == pytest.approx(taken[0].published, abs=1.0)
+            lane.acknowledge(again)
+
+    def test_bundle_id_is_accepted_once(self, url: str, place: str) -> None:
+        """The same bundle id published again is accepted and not delivered again; a successor is."""
+        with self.lane(url, place) as lane:
+            if not lane.capabilities.deduplicates:
+                pytest.skip("capability: this transport does not deduplicate")
+            one = frames("red", 1)[0]
+            lane.publish([one], DEADLINE)
+            lane.publish([one], DEADLINE)
+            lane.publish([one._replace(is_successor=True)], DEADLINE)
+            taken = take(lane, {"red": 5}, 2)
+            assert lane.take({"red": 5}) == []
+            lane.acknowledge(taken)
+
+    def test_arrivals_ring(self, url: str, place: str) -> None:
+        """The descriptor of a waiting taker becomes readable when something is published."""
+        with self.lane(url, place) as taker, self.lane(url, place) as other:
+            if not taker.capabilities.wakes:
+                pytest.skip("capability: this transport does not wake its takers")
+            assert taker.take({"red": 1}) == []
+            fd = taker.fileno()
+            assert fd is not None
+            taker.take({"red": 1})
+            other.publish(frames("red", 1), DEADLINE)
+            assert select.select([fd], [], [], WITHIN)[0]
+            taker.acknowledge(take(taker, {"red": 1}, 1))
+
+    def test_leaving_returns_what_was_held(self, url: str, place: str) -> None:
+        """A lane that is closed leaves what it had taken to others at once."""
+        with self.lane(url, place) as other:
+            with self.lane(url, place) as lane:
+                lane.publish(frames("red", 2), DEADLINE)
+                take(lane, {"red": 2}, 2)
+            other.acknowledge(take(other, {"red": 2}, 2))
+
+    def kill_a_taker(self, url: str, place: str, count: int) -> None:
+        """Have another process take frames, and kill it."""
+        with subprocess.Popen(
+            [sys.executable, "-c", _TAKE_AND_DIE, url, place, str(count)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as taker:
+            assert taker.stdout is not None
+            assert taker.stdout.readline().strip() == str(count)
+            taker.send_signal(signal.SIGKILL)
+
+    def end_a_taker(self, url: str, place: str, count: int) -> None:
+        """Have a lane of this process take frames, and end as a killed one would."""
+        with self.lane(url, place) as lane:
+            take(lane, {"red": count}, count)
+            lane.handle.die()
+
+
+class ResultConformance(_Core):
+    """What every result backend must do.
+
+    A subclass defines the fixture `url`, or overrides `open`, and sets `expected`, its exact capabilities.
+    """
+
+    CORE = (
+        "test_capabilities_are_as_declared",
+        "test_stored_is_fetched_by_others_again_and_again",
+        "test_what_stands_is_decided_by_one_rule",
+        "test_first_success_stands",
+        "test_waiting_ends_with_the_outcome",
+        "test_waiting_ends_with_the_time",
+        "test_forgotten_may_end_again",
+        "test_cancel_marks_are_read_from_a_cursor",
+        "test_quarantine_keeps_until_released",
+        "test_workers_live_until_they_leave",
+    )
+    expected: ResultCapabilities
+
+    @pytest.fixture
+    def place(self) -> str:
+        """A namespace of this test's own."""
+        return f"c{uuid.uuid4().hex[:12]}"
+
+    def open(self, url: str, place: str) -> ResultBackend:
+        """Return a backend, opened anew."""
+        return plugins.backend_for(url).results(url, place, 3600.0)
+
+    @contextmanager
+    def results(self, url: str, place: str) -> Iterator[ResultBackend]:
+        """Open a backend, and close it whatever happens."""
+        results = self.open(url, place)
+        try:
+            yield results
+        finally:
+            results.close()
+
+    def test_capabilities_are_as_declared(self, url: str, place: str) -> None:
+        """A result backend promises exactly what its tests expect."""
+        with self.results(url, place) as results:
+            assert results.capabilities == self.expected
+
+    def test_stored_is_fetched_by_others_again_and_again(self, url: str, place: str) -> None:
+        """What one instance stores another reads, in the order asked for, as often as it likes."""
+        with self.results(url, place) as writer, self.results(url, place) as reader:
+            bodies = [b"", b"\x00\xff", os.urandom(100_000)]
+            records = [record(SUCCEEDED, body=body) for body in bodies]
+            writer.store(records)
+            for _ in range(2):
+                assert reader.fetch([r.key for r in reversed(records)]) == records[::-1]
+
+    def test_what_stands_is_decided_by_one_rule(self, url: str, place: str) -> None:
+        """Whatever comes in whichever order, what stands is what `outcome.supersedes` says."""
+        states = (QUEUED, RUNNING, RETRYING, FAILED, CANCELLED, SUCCEEDED)
+        with self.results(url, place) as results:
+            for first in states:
+                for second in states:
+                    for attempts in ((1, 1), (1, 2), (2, 1)):
+                        old = record(first, attempt=attempts[0], body=b"old")
+                        new = Record(old.key, second, attempts[1], b"new", time.time())
+                        results.store([old])
+                        results.store([new])
+                        wanted = new if supersedes(new, old) else old
+                        assert results.fetch([old.key]) == [wanted], (first, second, attempts)
+
+    def test_first_success_stands(self, url: str, place: str) -> None:
+        """Once a job has succeeded, it has succeeded with that value."""
+        with self.results(url, place) as results:
+            won = record(SUCCEEDED, body=b"first")
+            results.store([won])
+            results.store([Record(won.key, SUCCEEDED, 2, b"second", time.time())])
+            results.store([Record(won.key, FAILED, 3, b"no", time.time())])
+            assert results.fetch([won.key]) == [won]
+
+    def test_waiting_ends_with_the_outcome(self, url: str, place: str) -> None:
+        """Whoever waits for a job is woken when another instance stores its outcome."""
+        with self.results(url, place) as waiter, self.results(url, place) as writer:
+            wanted = record(SUCCEEDED)
+            waiter.accept([Outgoing("red", wanted.key.bundle, b"")])
+            reply = waiter.inbox()
+            threading.Timer(0.2, writer.store, ([wanted], reply)).start()
+            began = time.monotonic()
+            while waiter.fetch([wanted.key]) != [wanted]:
+                assert time.monotonic() - began < WITHIN
+                waiter.wait([wanted.key], WITHIN)
+
+    def test_waiting_ends_with_the_time(self, url: str, place: str) -> None:
+        """Waiting for what does not come ends after the time given."""
+        with self.results(url, place) as results:
+            key = record(SUCCEEDED).key
+            results.accept([Outgoing("red", key.bundle, b"")])
+            began = time.monotonic()
+            results.wait([key], 0.2)
+            assert time.monotonic() - began < 5.0
+
+    def test_forgotten_may_end_again(self, url: str, place: str) -> None:
+        """After `forget` an ending is as if it had not been."""
+        with self.results(url, place) as results:
+            lost = record(FAILED, body=b"no")
+            results.store([lost])
+            results.forget([lost.key])
+            found = results.fetch([lost.key])[0]
+            assert found is None or not found.is_final
+            won = Record(lost.key, FAILED, 1, b"again", time.time())
+            results.store([won])
+            assert results.fetch([lost.key]) == [won]
+
+    def test_cancel_marks_are_read_from_a_cursor(self, url: str, place: str) -> None:
+        """Marks reach other instances, each once for a reader that keeps its cursor."""
+        with self.results(url, place) as client, self.results(url, place) as worker:
+            first, second = record(QUEUED).key, record(QUEUED).key
+            client.cancel([first])
+            marks = worker.cancelled(None)
+            assert list(marks.keys) == [first]
+            client.cancel([second])
+            seen: list[Key] = []
+            cursor = marks.cursor
+
+            def has_second() -> bool:
+                nonlocal cursor
+                marks = worker.cancelled(cursor)
+                cursor = marks.cursor
+                seen.extend(marks.keys)
+                return bool(seen)
+
+            eventually(has_second, within=WITHIN)
+            assert seen == [second]
+            assert list(worker.cancelled(cursor).keys) == []
+
+    def test_quarantine_keeps_until_released(self, url: str, place: str) -> None:
+        """What is set aside is listed, oldest first, as often as anybody asks, until it is released by its id."""
+        with self.results(url, place) as one, self.results(url, place) as two:
+            items = [QuarantineItem(f"id{i}", "red", "a reason: é", bytes([i]), 1000.0 + i) for i in range(3)]
+            one.quarantine(items[:2])
+            one.quarantine(items[2:])
+            for _ in range(2):
+                assert two.quarantined() == items
+            two.release(["id1"])
+            assert one.quarantined() == [items[0], items[2]]
+
+    def test_workers_live_until_they_leave(self, url: str, place: str) -> None:
+        """An announced worker is listed until its lifetime ends or it says that it leaves."""
+        with self.results(url, place) as worker, self.results(url, place) as client:
+            info = WorkerInfo("w1", "host", 7, ("red",), ("task",), 12.5)
+            worker.announce(info, 60.0)
+            assert client.workers() == [info]
+            worker.announce(info, 0.0)
+            assert client.workers() == []
+
+    def test_unknown_ids_are_told_from_queued_ones(self, url: str, place: str) -> None:
+        """A backend with records knows which jobs were accepted, up to the size of their bundle."""
+        with self.results(url, place) as results, self.results(url, place) as other:
+            if not results.capabilities.records:
+                pytest.skip("capability: this backend keeps no records")
+            bundle, later = new_bundle_id(time.time()), new_bundle_id(time.time())
+            results.accept([Outgoing("red", bundle, b"", None, 2)])
+            results.accept([Outgoing("red", later, b"", time.time() + 60, 1)])
+            found = other.fetch([Key(bundle, 0), Key(bundle, 1), Key(bundle, 2), Key(later, 0), record(QUEUED).key])
+            assert [r and r.state for r in found] == [QUEUED, QUEUED, None, SCHEDULED, None]
+
+    def test_queued_job_ends_with_its_cancelling(self, url: str, place: str) -> None:
+        """A backend that cancels at once ends a queued job without any worker."""
+        with self.results(url, place) as results:
+            if not results.capabilities.cancels_at_once:
+                pytest.skip("capability: a worker ends what is cancelled")
+            key = record(QUEUED).key
+            results.accept([Outgoing("red", key.bundle, b"")])
+            results.cancel([key])
+            found = results.fetch([key])[0]
+            assert found is not None
+            assert found.state == CANCELLED
+
+
+class SettlementConformance(_Core):
+    """What settling must do, through one door or in steps; a subclass defines the fixtures `url` and `results_url`."""
+
+    CORE = (
+        "test_complete_delivery_is_stored_and_gone",
+        "test_partial_settlement_keeps_the_delivery",
+        "test_successors_and_quarantine_are_written",
+    )
+
+    @pytest.fixture
+    def place(self) -> str:
+        """A namespace of this test's own."""
+        return f"c{uuid.uuid4().hex[:12]}"
+
+    @contextmanager
+    def desk(self, url: str, results_url: str, place: str) -> Iterator[tuple[Lane, ResultBackend, Settlement | None]]:
+        """Open a lane, a result backend, and the door between them if there is one."""
+        lane = broker.open_lane(broker.settings_for(url, place), place, DEADLINE)
+        results = plugins.backend_for(results_url).results(results_url, place, 3600.0)
+        backend = plugins.find_backend(url)
+        try:
+            yield lane, results, backend.join(lane.handle, results) if backend is not None else None
+        finally:
+            lane.close()
+            results.close()
+
+    def test_complete_delivery_is_stored_and_gone(self, url: str, results_url: str, place: str) -> None:
+        """A settled delivery's outcome can be read, and its message does not come back."""
+        with self.desk(url, results_url, place) as (lane, results, door):
+            lane.publish(frames("red", 4), DEADLINE)
+            taken = take(lane, {"red": 4}, 4)
+            done = [record(SUCCEEDED, body=b"value") for _ in taken]
+            batch = [Settled(d, records=[r], is_complete=True) for d, r in zip(taken, done, strict=True)]
+            assert settle(batch, lane, results, door) == [True] * 4
+            assert results.fetch([r.key for r in done]) == done
+        with self.desk(url, results_url, place) as (lane, _, _):
+            assert lane.take({"red": 4}) == []
+
+    def test_partial_settlement_keeps_the_delivery(self, url: str, results_url: str, place: str) -> None:
+        """Outcomes of a part are stored while the delivery stays in hand, and comes back if it is left."""
+        with self.desk(url, results_url, place) as (lane, results, door):
+            lane.publish(frames("red", 1), DEADLINE)
+            taken = take(lane, {"red": 1}, 1)
+            done = record(SUCCEEDED)
+            settle([Settled(taken[0], records=[done])], lane, results, door)
+            assert results.fetch([done.key]) == [done]
+        with self.desk(url, results_url, place) as (lane, _, _):
+            lane.acknowledge(take(lane, {"red": 1}, 1))
+
+    def test_successors_and_quarantine_are_written(self, url: str, results_url: str, place: str) -> None:
+        """Successors are in their color's queue, and what is set aside is listed, once the delivery is gone."""
+        with self.desk(url, results_url, place) as (lane, results, door):
+            lane.publish(frames("red", 1), DEADLINE)
+            entry = Settled(take(lane, {"red": 1}, 1)[0], is_complete=True)
+            entry.successors.append(Outgoing("green", new_bundle_id(time.time()), b"next", None, 1, is_successor=True))
+            entry.quarantined.append(QuarantineItem("item", "red", "because", b"frame", 1.0))
+            settle([entry], lane, results, door)
+            following = take(lane, {"green": 5, "red": 5}, 1)
+            assert [(d.color, d.frame) for d in following] == [("green", b"next")]
+            assert [item.id for item in results.quarantined()] == ["item"]
+            lane.acknowledge(following)
+
+    def test_lost_delivery_brings_only_its_success(self, url: str, results_url: str, place: str) -> None:
+        """Through one door, of a delivery that is not ours any more only successes are written."""
+        with self.desk(url, results_url, place) as (lane, results, door):
+            if door is None:
+                pytest.skip("capability: there is no door between these two")
+            lane.publish(frames("red", 1), DEADLINE)
+            taken = take(lane, {"red": 1}, 1)
+            lane.acknowledge(taken)
+            failed, won = record(FAILED), record(SUCCEEDED)
+            entry = Settled(taken[0], records=[failed, won], is_complete=True)
+            if door.settle([entry]) == [True]:
+                pytest.skip("capability: this broker does not tell what it holds from what it has let go")
+            assert results.fetch([won.key]) == [won]
+            found = results.fetch([failed.key])[0]
+            assert found is None or not found.is_final
+
+
+def settle(batch: Sequence[Settled], lane: Lane, results: ResultBackend, door: Settlement | None) -> list[bool]:
+    """Settle through the door, or in the order that workers keep where there is none."""
+    if door is not None:
+        return door.settle(batch)
+    results.store([record for entry in batch for record in entry.records])
+    results.quarantine([item for entry in batch for item in entry.quarantined])
+    successors = [frame for entry in batch for frame in entry.successors]
+    if successors:
+        lane.publish(successors, DEADLINE)
+    lost = lane.acknowledge([entry.delivery for entry in batch if entry.is_complete])
+    return [entry.delivery not in lost for entry in batch]
+
+
+def frames(color: str, count: int) -> list[Outgoing]:
+    """Return frames with bodies of their own."""
+    now = time.time()
+    return [Outgoing(color, new_bundle_id(now), f"{color} {i} {uuid.uuid4().hex}".encode()) for i in range(count)]
+
+
+def take(lane: Lane, room: dict[str, int], count: int) -> list[Delivery]:
+    """Take until there are so many, as a transport may deliver them one by one."""
+    taken: list[Delivery] = []
+
+    def enough() -> bool:
+        left = {color: most - sum(d.color == color for d in taken) for color, most in room.items()}
+        taken.extend(lane.take({color: most for color, most in left.items() if most > 0}))
+        return len(taken) >= count
+
+    eventually(enough, within=WITHIN, what=f"{count} deliveries")
+    assert len(taken) == count
+    return taken
+
+
+def record(state: str, *, attempt: int = 1, body: bytes = b"body") -> Record:
+    """Return a record of a job of its own."""
+    now = time.time()
+    return Record(Key(new_bundle_id(now), 0), state, attempt, body, now)
