@@ -1,0 +1,174 @@
+"""Bad files and bad places for an SQLite broker: a clear error, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from queuelib import BrokerUnavailable, ConfigurationError, Dispatcher
+from queuelib_sqlite.store import refuse_network_file_system
+
+_SUBMIT = """
+import sys
+from queuelib import Dispatcher
+dispatcher = Dispatcher(sys.argv[1], submit_deadline=1.0)
+
+def f(text: str) -> str:
+    return text
+
+task = dispatcher.task(name="f")(f)
+accepted = 0
+try:
+    while True:
+        task.submit("x" * int(sys.argv[2]))
+        accepted += 1
+except Exception as error:
+    print(type(error).__name__, accepted, error)
+"""
+
+_BECOME_NOBODY = """
+import os
+dispatcher.configure(broker=sys.argv[3])
+task.submit("x")
+dispatcher.configure(broker=sys.argv[1])
+os.setgid(65534)
+os.setuid(65534)
+accepted = 0
+"""
+
+
+def submit(url: str) -> None:
+    """Submit one job."""
+    dispatcher = Dispatcher(url, submit_deadline=0.5)
+    try:
+        dispatcher.task(name="f")(lambda: None).submit()
+    finally:
+        dispatcher.close()
+
+
+def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
+    """The file and the folder beside it can be read by nobody else."""
+    submit(f"sqlite:///{tmp_path}/jobs.db")
+    assert stat.S_IMODE((tmp_path / "jobs.db").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "jobs.db.d").stat().st_mode) == 0o700
+
+
+def test_file_that_is_no_database(tmp_path: Path) -> None:
+    """Any other file is refused and left as it was."""
+    path = tmp_path / "notes.txt"
+    path.write_text("these are my notes" * 100)
+    with pytest.raises(ConfigurationError, match=r"notes\.txt is not a queuelib file"):
+        submit(f"sqlite:///{path}")
+    assert path.read_text() == "these are my notes" * 100
+
+
+def test_database_of_another_program(tmp_path: Path) -> None:
+    """A database with other tables is refused."""
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    connection.close()
+    with pytest.raises(ConfigurationError, match="another program"):
+        submit(f"sqlite:///{path}")
+
+
+def test_newer_layout(tmp_path: Path) -> None:
+    """A file that a newer queuelib wrote is refused."""
+    path = tmp_path / "new.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE future (x)")
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(ConfigurationError, match="newer queuelib"):
+        submit(f"sqlite:///{path}")
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    """A folder that does not exist is named."""
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        submit(f"sqlite:///{tmp_path}/nowhere/jobs.db")
+
+
+@pytest.mark.parametrize("url", ["sqlite://jobs.db", "sqlite://", "sqlite:///", "sqlite:///jobs.db?x=1"])
+def test_url_without_a_file(url: str) -> None:
+    """A URL that names no file, or has an option, is refused with an example or the option."""
+    with pytest.raises(ConfigurationError, match=r"sqlite:///jobs\.db"):
+        submit(url)
+
+
+def test_read_only_folder(tmp_path: Path) -> None:
+    """A user who may not write gets an error that says so, within the deadline."""
+    folder = tmp_path / "theirs"
+    folder.mkdir(mode=0o755)
+    code = _SUBMIT
+    if os.getuid() == 0:
+        # Everything is imported as root, by a first submit; then the process becomes a user who may only look.
+        code = _SUBMIT.replace("accepted = 0", _BECOME_NOBODY)
+        for parent in (tmp_path, *tmp_path.parents[:3]):
+            parent.chmod(parent.stat().st_mode | 0o055)
+    else:
+        folder.chmod(0o555)
+    done = run(code, f"sqlite:///{folder}/jobs.db", "1", f"sqlite:///{tmp_path}/first.db")
+    assert done.startswith("ConfigurationError 0 "), done
+    assert "writable" in done
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a small file system")
+def test_full_disk(tmp_path: Path) -> None:
+    """On a full disk submit raises, and what was accepted before is all there."""
+    mounted = tmp_path / "small"
+    mounted.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mounted)], check=True)
+    try:
+        done = run(_SUBMIT, f"sqlite:///{mounted}/jobs.db", "50000")
+        kind, accepted, text = done.split(" ", 2)
+        assert kind == "BrokerUnavailable"
+        assert "disk is full" in text
+        with sqlite3.connect(mounted / "jobs.db") as connection:
+            assert connection.execute("SELECT count(*) FROM message").fetchone() == (int(accepted),)
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        connection.close()
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)
+
+
+def test_network_file_system(tmp_path: Path) -> None:
+    """A file on NFS is refused by the table of mounts; one on a local disk is not."""
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda1 / ext4 rw 0 0\nserver:/x {tmp_path} nfs4 rw 0 0\n")
+    with pytest.raises(ConfigurationError, match="network file system"):
+        refuse_network_file_system(tmp_path / "jobs.db", mounts)
+    mounts.write_text(f"server:/x / nfs4 rw 0 0\n/dev/sda1 {tmp_path} ext4 rw 0 0\n")
+    refuse_network_file_system(tmp_path / "jobs.db", mounts)
+
+
+def test_locked_file(tmp_path: Path) -> None:
+    """While another program keeps a transaction open, submit raises within its deadline; then it works again."""
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    submit(url)
+    other = sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="locked"):
+            submit(url)
+        assert time.monotonic() - began < 5.0
+        other.execute("ROLLBACK")
+    finally:
+        other.close()
+    submit(url)
+
+
+def run(code: str, *arguments: str) -> str:
+    """Run a program in a process of its own and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout
