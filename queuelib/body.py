@@ -80,7 +80,7 @@ def of_error(task: str, error: BaseException, ran_by: str = "", *, skip_frames: 
     except Exception as failure:  # noqa: BLE001 - __str__ of a foreign exception may do anything
         text = message = f"(its text could not be made: {type(failure).__name__})"
     try:
-        arguments = codec.encode(list(error.args))
+        arguments = codec.encode(_arguments(error))
     except QueuelibError:
         arguments = b""
     if len(arguments) > _MAX_TEXT:
@@ -155,6 +155,13 @@ def _instance(cls: type[Exception], body: Body) -> Exception | None:
         return cls(*arguments) if isinstance(arguments, list) else cls(body.message)
     except Exception:  # noqa: BLE001 - a registered class may refuse these arguments in any way
         return None
+
+
+def _arguments(error: BaseException) -> list[Any]:
+    if isinstance(error, OSError) and len(error.args) == 2 and error.filename is not None:  # noqa: PLR2004 - errno, text
+        names = [error.filename] if error.filename2 is None else [error.filename, None, error.filename2]
+        return [*error.args, *names]  # OSError takes the files' names and does not show them among its arguments
+    return list(error.args)
 
 
 def _cut(text: str) -> str:

@@ -76,14 +76,25 @@ class Stream:
                         index = pending.pop(record.key)
                         self._in_flight -= 1
                         yield index, self.outcomes.value(record)
-                self.refill()
+                        self.refill()
         finally:
             self._cancel_rest(list(pending))
 
     def refill(self) -> None:
-        """Submit until enough is on the way; waits until half of it has come back."""
+        """Submit until enough is on the way; waits until half of it has come back.
+
+        Raises:
+            Exception: What reading the calls or publishing them raised; what is on the way is then cancelled.
+        """
         if self._is_exhausted or self._in_flight > AHEAD // 2:
             return
+        try:
+            self._fill()
+        except BaseException:
+            self._cancel_rest()
+            raise
+
+    def _fill(self) -> None:
         while self._in_flight < AHEAD and not self._is_exhausted:
             batch: list[list[bytes]] = []
             for chunk in self.chunks:
@@ -113,7 +124,7 @@ class Stream:
             yield known.pop(key) if key in known else self.outcomes.wait_for([key], None, self.about)
 
     def _cancel_rest(self, pending: list[Key] | None = None) -> None:
-        rest = pending or [Key(bundle, i) for bundle, size, _ in self._bundles for i in range(size)]
+        rest = [*(pending or ()), *(Key(bundle, i) for bundle, size, _ in self._bundles for i in range(size))]
         unfinished = [r.key for r in self.outcomes.records(rest) if r.state != SUCCEEDED and not r.is_final]
         if unfinished:
             self.outcomes.open_results().cancel(unfinished)

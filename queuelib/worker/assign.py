@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from queuelib.worker.pace import HAND_AHEAD, MOST_HANDED, Pace
+from queuelib.worker.pace import HAND_AHEAD, MOST_BYTES_AHEAD, MOST_HANDED, Pace
 
 if TYPE_CHECKING:
     from queuelib.worker.children import Child
@@ -64,6 +64,7 @@ class Assigner:
         if self._plan.max_jobs is not None:
             share = min(share, self._plan.max_jobs - child.done - len(child.handed))
         ahead = self._work_ahead(child)
+        size = sum(len(member.bundle.arguments[member.position]) for member in child.handed)
         while ahead is not None and len(batch) < share:
             member = self._ready.pop(self._may_start)
             if member is None:
@@ -73,7 +74,8 @@ class Assigner:
             estimate = self._pace.estimate(member.bundle.task)
             goes_alone = estimate is None or member.starts > 0 or self._plan.isolate
             is_first = not child.handed and not batch
-            if not is_first and (goes_alone or ahead + (estimate or 0.0) > HAND_AHEAD):
+            size += len(member.bundle.arguments[member.position])
+            if not is_first and (goes_alone or ahead + (estimate or 0.0) > HAND_AHEAD or size > MOST_BYTES_AHEAD):
                 self._ready.unpop(member)
                 break
             batch.append(member)

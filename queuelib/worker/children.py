@@ -91,8 +91,10 @@ class Child:
                 )
             )
         self.handed.extend(members)
-        if self._send(pack_frame((JOBS, entries))):
-            os.eventfd_write(self.tokens, len(members))
+        frame = pack_frame((JOBS, entries))
+        # Tokens first: an idle child reads only once it has one, and a frame larger than the socket's buffer needs a reader.
+        os.eventfd_write(self.tokens, len(members))
+        self._send(frame)
 
     def recall(self) -> list[Member]:
         """Take back what it has not started, in order."""

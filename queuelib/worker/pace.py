@@ -8,6 +8,7 @@ _SMOOTHING = 0.2  # weight of the newest run
 QUICK = 0.020  # seconds; slower tasks, and those not yet known, are handed over one by one
 HAND_AHEAD = 0.050  # seconds of work that a child may have before it
 MOST_HANDED = 256
+MOST_BYTES_AHEAD = 64 * 1024  # what a busy child has not read must fit into its socket's buffer (208 KiB on Linux)
 TAKE_AHEAD = 0.100  # seconds of work a color that wait in this worker
 MOST_TAKEN = 2000
 

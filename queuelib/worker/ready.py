@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from queuelib.color import Palette, choose
@@ -100,6 +100,8 @@ class Ready:
                 waiting.clear()
                 waiting.extend(kept)
         self._later = [entry for entry in self._later if entry[2].hold is not hold]
+        heapify(self._later)
+        heapify(self._later)
 
     def __iter__(self) -> Iterator[Member]:
         return itertools.chain(*self._lists.values())
