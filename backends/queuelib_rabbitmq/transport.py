@@ -16,6 +16,7 @@ __all__ = ["Address", "parse", "settings"]
 
 _HEARTBEAT = 20  # seconds; below 5 a busy machine looks dead, and the default minute finds a dead peer late
 _RECOVERY = 1.0  # seconds until the server has noticed a closed connection and delivered again; measured: 2 ms
+_CONSUMER_TIMEOUT = 30 * 24 * 3600 * 1000  # milliseconds a job may run; before RabbitMQ 3.12 nobody reads it
 _DELIVERY_LIMIT = 1_000_000  # polite returns count too; -1 would drop at the first return on 3.x
 _OPTIONS = ("queue_type", "heartbeat", "ca", "cert", "key", "verify")
 
@@ -104,7 +105,9 @@ def settings(url: str, namespace: str) -> TransportSettings:
     connection: dict[str, Any] = {"heartbeat": address.heartbeat}
     if address.tls is not None:
         connection["ssl"] = address.tls
-    replicated = {"x-queue-type": "quorum", "x-delivery-limit": _DELIVERY_LIMIT}
+    arguments: dict[str, Any] = {"x-consumer-timeout": _CONSUMER_TIMEOUT}
+    if address.is_replicated:
+        arguments |= {"x-queue-type": "quorum", "x-delivery-limit": _DELIVERY_LIMIT}
     return TransportSettings(
         url=address.kombu_url,
         capabilities=TransportCapabilities(
@@ -115,7 +118,7 @@ def settings(url: str, namespace: str) -> TransportSettings:
             survives_restart=True,
         ),
         connection=connection,
-        queue_arguments=replicated if address.is_replicated else {},
+        queue_arguments=arguments,
         confirms=True,
         delays=Ladder(namespace, is_replicated=address.is_replicated),
     )

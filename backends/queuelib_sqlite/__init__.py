@@ -41,11 +41,11 @@ class SqliteBackend:
             ),
         )
 
-    def results(self, url: str, namespace: str, keep: float) -> ResultBackend:  # noqa: ARG002
+    def results(self, url: str, namespace: str, keep: float) -> ResultBackend:
         """Return the result backend."""
         from queuelib_sqlite.results import SqliteResults  # noqa: PLC0415 - loads sqlite3 on first use
 
-        return SqliteResults(_path(url), keep)
+        return SqliteResults(_path(url), namespace, keep)
 
     def join(self, channel: Any, results: ResultBackend) -> Settlement | None:
         """Return one transaction for both if they are the same file."""

@@ -36,7 +36,8 @@ class SqliteResults:
 
     capabilities = ResultCapabilities(records=True, survives_restart=True, cancels_at_once=True)
 
-    def __init__(self, path: Path, keep: float) -> None:
+    def __init__(self, path: Path, namespace: str, keep: float) -> None:
+        self.namespace = namespace
         self.path = path
         self.keep = keep
         self._store = Store(path, synchronous="NORMAL")  # a power cut can only repeat a job
@@ -103,12 +104,15 @@ class SqliteResults:
     def quarantine(self, items: Sequence[QuarantineItem]) -> None:
         """Set messages aside."""
         with self._store.write() as connection:
-            write_quarantine(connection, items)
+            write_quarantine(connection, self.namespace, items)
 
     def quarantined(self) -> list[QuarantineItem]:
         """Return what is set aside, oldest first."""
         with self._store.read() as connection:
-            rows = connection.execute("SELECT id, color, reason, frame, at FROM quarantine ORDER BY number").fetchall()
+            rows = connection.execute(
+                "SELECT id, color, reason, frame, at FROM quarantine WHERE namespace = ? ORDER BY number",
+                (self.namespace,),
+            ).fetchall()
         return [QuarantineItem(*row) for row in rows]
 
     def release(self, ids: Sequence[str]) -> None:
@@ -121,15 +125,18 @@ class SqliteResults:
         info = msgpack.packb((worker.name, worker.host, worker.pid, worker.colors, worker.tasks, worker.at))
         with self._store.write() as connection:
             if lifetime <= 0:
-                connection.execute("DELETE FROM worker WHERE name = ?", (worker.name,))
+                key = (self.namespace, worker.name)
+                connection.execute("DELETE FROM worker WHERE namespace = ? AND name = ?", key)
             else:
-                row = (worker.name, info, time.time() + lifetime)
-                connection.execute("INSERT OR REPLACE INTO worker VALUES (?, ?, ?)", row)
+                row = (self.namespace, worker.name, info, time.time() + lifetime)
+                connection.execute("INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?)", row)
 
     def workers(self) -> list[WorkerInfo]:
         """Return live workers."""
         with self._store.read() as connection:
-            rows = connection.execute("SELECT info FROM worker WHERE until > ?", (time.time(),)).fetchall()
+            rows = connection.execute(
+                "SELECT info FROM worker WHERE namespace = ? AND until > ?", (self.namespace, time.time())
+            ).fetchall()
         return [_worker(msgpack.unpackb(info)) for (info,) in rows]
 
     def close(self) -> None:
@@ -186,7 +193,7 @@ class SqliteSettlement:
                 held.append(is_ours)
                 write_records(connection, [r for r in settled.records if is_ours or r.state == SUCCEEDED])
                 if is_ours:
-                    write_quarantine(connection, settled.quarantined)
+                    write_quarantine(connection, self._results.namespace, settled.quarantined)
                     messages.insert(connection, self._channel.to_queues(settled.successors), store.rung)
             if any(settled.records for settled in batch):
                 store.rung.add(_OUTCOME)
@@ -207,11 +214,11 @@ def write_records(connection: sqlite3.Connection, records: Sequence[Record]) -> 
     return stands
 
 
-def write_quarantine(connection: sqlite3.Connection, items: Sequence[QuarantineItem]) -> None:
+def write_quarantine(connection: sqlite3.Connection, namespace: str, items: Sequence[QuarantineItem]) -> None:
     """Write items to the quarantine."""
     connection.executemany(
-        "INSERT OR REPLACE INTO quarantine (id, color, reason, frame, at) VALUES (?, ?, ?, ?, ?)",
-        [(item.id, item.color, item.reason, item.frame, item.at) for item in items],
+        "INSERT OR REPLACE INTO quarantine (namespace, id, color, reason, frame, at) VALUES (?, ?, ?, ?, ?, ?)",
+        [(namespace, item.id, item.color, item.reason, item.frame, item.at) for item in items],
     )
 
 

@@ -47,6 +47,7 @@ CREATE TABLE cancel (                       -- marks, read by workers in the ord
 CREATE TABLE quarantine (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
+    namespace TEXT NOT NULL,
     color TEXT NOT NULL,
     reason TEXT NOT NULL,
     frame BLOB NOT NULL,
@@ -54,9 +55,11 @@ CREATE TABLE quarantine (
 );
 
 CREATE TABLE worker (                       -- who lives, for clients that wonder whether anybody serves them
-    name TEXT PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
     info BLOB NOT NULL,
-    until REAL NOT NULL
+    until REAL NOT NULL,
+    PRIMARY KEY (namespace, name)
 ) WITHOUT ROWID;
 
 CREATE TABLE waiter (                       -- whose FIFO gets a byte when something changes

@@ -74,6 +74,7 @@ def worker(
         format="%(asctime)s %(levelname)s %(message)s",
         stream=sys.stderr,
     )
+    logging.getLogger("pika").setLevel(logging.WARNING)  # it tells of each channel it opens
     from queuelib.worker import daemon  # noqa: PLC0415 - the other commands need none of it
 
     beside = json.loads(os.environ.pop("QUEUELIB_BESIDE", "null"))

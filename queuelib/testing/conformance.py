@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -102,7 +102,7 @@ class TransportConformance(_Core):
         return f"c{uuid.uuid4().hex[:12]}"
 
     @contextmanager
-    def lane(self, url: str, place: str) -> Iterator[Lane]:
+    def lane(self, url: str, place: str) -> Generator[Lane]:
         """Open a lane, and close it whatever happens."""
         lane = broker.open_lane(broker.settings_for(url, place), place, DEADLINE)
         try:
@@ -335,7 +335,7 @@ class ResultConformance(_Core):
         return plugins.backend_for(url).results(url, place, 3600.0)
 
     @contextmanager
-    def results(self, url: str, place: str) -> Iterator[ResultBackend]:
+    def results(self, url: str, place: str) -> Generator[ResultBackend]:
         """Open a backend, and close it whatever happens."""
         results = self.open(url, place)
         try:
@@ -494,7 +494,7 @@ class SettlementConformance(_Core):
         return f"c{uuid.uuid4().hex[:12]}"
 
     @contextmanager
-    def desk(self, url: str, results_url: str, place: str) -> Iterator[tuple[Lane, ResultBackend, Settlement | None]]:
+    def desk(self, url: str, results_url: str, place: str) -> Generator[tuple[Lane, ResultBackend, Settlement | None]]:
         """Open a lane, a result backend, and the door between them if there is one."""
         lane = broker.open_lane(broker.settings_for(url, place), place, DEADLINE)
         results = plugins.backend_for(results_url).results(results_url, place, 3600.0)

@@ -25,6 +25,7 @@ class Assigner:
         self._plan = plan
         self._ready = ready
         self._pace = pace
+        self._is_watched = plan.isolate or plan.max_memory is not None  # each child is looked at after each job
         self._handed: dict[tuple[bytes, int, int], Member] = {}
 
     @property
@@ -72,7 +73,7 @@ class Assigner:
             if has_ended(member):
                 continue
             estimate = self._pace.estimate(member.bundle.task)
-            goes_alone = estimate is None or member.starts > 0 or self._plan.isolate
+            goes_alone = estimate is None or member.starts > 0 or self._is_watched
             is_first = not child.handed and not batch
             size += len(member.bundle.arguments[member.position])
             if not is_first and (goes_alone or ahead + (estimate or 0.0) > HAND_AHEAD or size > MOST_BYTES_AHEAD):

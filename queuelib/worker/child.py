@@ -74,8 +74,7 @@ def serve(sock: socket.socket, tokens: int, slot: Slot, executor: Executor, work
     """Run jobs until told to stop, or until the supervisor is gone."""
     inbox = _Inbox(FrameReader(sock), slot)
     send_frame(sock, (HELLO, os.getpid()))
-    while True:
-        _take_token(tokens, sock)
+    while _take_token(tokens, sock):
         entry = inbox.pop()
         if entry is None:
             return
@@ -89,7 +88,8 @@ def serve(sock: socket.socket, tokens: int, slot: Slot, executor: Executor, work
         send_frame(sock, (number, elapsed, *_as_tuple(outcome)))
 
 
-def _take_token(tokens: int, sock: socket.socket) -> None:
+def _take_token(tokens: int, sock: socket.socket) -> bool:
+    """Wait for a token; return False if the supervisor is gone, who alone could say that nothing was recalled."""
     while True:
         try:
             os.eventfd_read(tokens)
@@ -98,9 +98,9 @@ def _take_token(tokens: int, sock: socket.socket) -> None:
             poll.register(tokens, select.POLLIN)
             poll.register(sock, select.POLLRDHUP)
             if any(fd == sock.fileno() for fd, _ in poll.poll()):
-                return  # the supervisor has closed its end, and the next read says so
+                return False
         else:
-            return
+            return True
 
 
 class _Inbox:

@@ -98,6 +98,8 @@ class Child:
 
     def recall(self) -> list[Member]:
         """Take back what it has not started, in order."""
+        if self.is_retiring:
+            return []  # it was recalled before, and the token that is left is that of its stop
         count = 0
         while count < len(self.handed):
             try:

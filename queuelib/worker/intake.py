@@ -127,4 +127,5 @@ class Intake:
 def _is_over(record: Record | None, attempt: int) -> bool:
     if record is None:
         return False
-    return record.is_final or (record.state == RETRYING and record.attempt > attempt)
+    # A later attempt that is only announced may never have been published: whoever announced it died in between.
+    return record.is_final or (record.state != RETRYING and record.attempt > attempt)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["Supervisor"]
 
 _log = logging.getLogger("queuelib.worker")
+_NOTICE = 25  # between info and warning: a daemon says it, a worker beside a program does not
 _LOOK_EVERY = 0.25  # seconds between two looks at limits and running times
 _RENEW_EVERY = 1.0  # heartbeats, the dead, what became due
 _ANNOUNCE_EVERY = 5.0
@@ -234,7 +235,7 @@ class Supervisor:
     def _connect(self) -> None:
         if self._link.connect() and self._link.lane is not None:
             for note in self._link.lane.notes():
-                _log.warning("%s", note)
+                _log.log(_NOTICE, "%s", note)
             self._lane_fd = self._try(self._link.lane.fileno)
             if self._lane_fd is not None:
                 self._selector.register(self._lane_fd, selectors.EVENT_READ)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+import select
 import signal
 import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from queuelib.errors import WorkerError
@@ -34,7 +37,6 @@ _FDS = 3  # a child's socket, its tokens, the shared slots
 def main() -> None:
     """Serve the supervisor on the socket whose descriptor is the first argument."""
     supervisor = os.getppid()
-    process.die_with_parent(supervisor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
@@ -71,19 +73,47 @@ def manifest_of(dispatcher: Dispatcher) -> dict[str, Any]:
 
 
 def _serve(control: socket.socket, dispatcher: Dispatcher, worker: str, supervisor: int) -> None:
+    """Fork on demand; once the supervisor is gone, end what its children started, as they die with it."""
+    children: dict[int, int] = {}  # pid to pidfd
     while True:
         data, fds, _, _ = socket.recv_fds(control, 64, _FDS)
         if not data:
-            return
-        pid = os.fork()
-        if pid == 0:
-            if os.fork() == 0:
-                control.close()
-                _run_child(fds, int(data), dispatcher, worker, supervisor)
-            os._exit(0)
-        os.waitpid(pid, 0)
+            break
+        pid = _fork_twice(partial(_run_child, fds, int(data), dispatcher, worker, supervisor), control)
         for fd in fds:
             os.close(fd)
+        _forget_ended(children)
+        if pid:
+            children[pid] = os.pidfd_open(pid)
+    for pid in children:
+        process.kill_group(pid)
+
+
+def _fork_twice(run: Callable[[], None], control: socket.socket) -> int:
+    """Run a function in a grandchild that nobody here has to reap; return its pid, or 0 if it has ended already."""
+    reading, writing = os.pipe()
+    middle = os.fork()
+    if middle == 0:
+        pid = os.fork()
+        if pid == 0:
+            control.close()
+            os.close(reading)
+            os.close(writing)
+            run()
+        os.write(writing, str(pid).encode())
+        os._exit(0)
+    os.close(writing)
+    said = os.read(reading, 32)
+    os.close(reading)
+    os.waitpid(middle, 0)
+    return int(said) if said and os.path.exists(f"/proc/{said.decode()}") else 0  # noqa: PTH110
+
+
+def _forget_ended(children: dict[int, int]) -> None:
+    for pid, fd in list(children.items()):
+        if select.select([fd], [], [], 0)[0]:
+            os.close(fd)
+            del children[pid]
 
 
 def _run_child(fds: list[int], index: int, dispatcher: Dispatcher, worker: str, supervisor: int) -> None:

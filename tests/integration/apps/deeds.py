@@ -1,0 +1,303 @@
+"""A user's module for the end-to-end tests: its handlers write what they do to a history file that nobody rewrites."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from queuelib import Dispatcher, Handlers, Retry, current_job
+from queuelib.errors import SoftTimeLimit
+
+dispatcher = Dispatcher(
+    os.environ.get("BROKER", "memory://deeds"),
+    namespace=os.environ.get("NAMESPACE", "deeds"),
+    routes={"routed.*": "green"},
+)
+_PAUSE = 0.002  # seconds between two looks at a gate
+_hoard: list[bytearray] = []
+
+
+def note(path: str, what: str, label: str) -> None:
+    """Append `what label pid attempt time` in one write, which O_APPEND makes whole."""
+    line = f"{what} {label} {os.getpid()} {current_job().attempt} {time.time():.6f}\n"
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, line.encode())
+    os.close(fd)
+
+
+def starts(path: str, label: str) -> int:
+    """Count the starts of a label so far."""
+    return sum(line.startswith(f"start {label} ") for line in Path(path).read_text(encoding="utf-8").splitlines())
+
+
+def pass_gate(gate: str) -> None:
+    """Wait until a file exists; no name is an open gate."""
+    while gate and not os.path.exists(gate):  # noqa: PTH110 - asked often
+        time.sleep(_PAUSE)
+
+
+@dispatcher.task
+def mark(path: str, label: str, gate: str = "") -> str:
+    """Start, wait for the gate, finish."""
+    note(path, "start", label)
+    pass_gate(gate)
+    note(path, "finish", label)
+    return label
+
+
+@dispatcher.task(color="green")
+def mark_green(path: str, label: str, gate: str = "") -> str:
+    """Do what `mark` does, in green."""
+    return mark(path, label, gate)
+
+
+@dispatcher.task(color="red")
+def mark_red(path: str, label: str, gate: str = "") -> str:
+    """Do what `mark` does, in red."""
+    return mark(path, label, gate)
+
+
+@dispatcher.task(name="routed.mark")
+def mark_routed(path: str, label: str) -> str:
+    """Do what `mark` does, in the color that the routes say."""
+    return mark(path, label)
+
+
+@dispatcher.task
+def deed(path: str, label: str, how: str = "", times: int = 1, healed: str = "") -> str:
+    """Die in a given way during the first runs, unless a file says that all is well."""
+    note(path, "start", label)
+    if how and starts(path, label) <= times and not (healed and os.path.exists(healed)):  # noqa: PTH110
+        _WAYS[how]()
+    note(path, "finish", label)
+    return label
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _exit() -> None:
+    sys.exit(3)
+
+
+def _exit_at_once() -> None:
+    os._exit(0)
+
+
+def _segfault() -> None:
+    ctypes.string_at(0)
+
+
+def _run_out_of_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (512 * 1024**2, 512 * 1024**2))
+    try:
+        while True:
+            _hoard.append(bytearray(64 * 1024**2))
+    except MemoryError:
+        _kill()  # what the kernel's OOM killer does
+
+
+def _write_to_every_pipe() -> None:
+    for fd in range(3, 64):
+        try:
+            os.write(fd, b"\0" * 64)
+        except OSError:
+            continue
+
+
+_WAYS = {
+    "kill": _kill,
+    "exit": _exit,
+    "os-exit": _exit_at_once,
+    "segfault": _segfault,
+    "memory": _run_out_of_memory,
+    "scribble": _write_to_every_pipe,
+}
+
+
+@dispatcher.task(retries=3, backoff=0.05)
+def flaky(path: str, label: str, failures: int) -> int:
+    """Fail so many times, then return the number of the attempt."""
+    note(path, "start", label)
+    if current_job().attempt <= failures:
+        msg = f"attempt {current_job().attempt}"
+        raise ValueError(msg)
+    return current_job().attempt
+
+
+@dispatcher.task(retries=1)
+def again_after(path: str, label: str, delay: float) -> int:
+    """Ask once to be run again later."""
+    note(path, "start", label)
+    if current_job().attempt == 1:
+        raise Retry(delay)
+    return current_job().attempt
+
+
+@dispatcher.task(retries=5, backoff=0.0, give_up_on=(KeyError,))
+def hopeless(path: str, label: str) -> None:
+    """Raise what its task gives up on."""
+    note(path, "start", label)
+    raise KeyError(label)
+
+
+@dispatcher.task(retries=5, backoff=0.0, retry_for=(OSError,))
+def picky(path: str, label: str) -> None:
+    """Raise what its task does not retry for."""
+    note(path, "start", label)
+    raise ValueError(label)
+
+
+@dispatcher.task
+def dawdle(path: str, label: str, *, is_stubborn: bool = False) -> str:
+    """Take for ever in the first attempt; a stubborn one does not listen to the soft limit either."""
+    note(path, "start", label)
+    while current_job().attempt == 1:
+        try:
+            time.sleep(60)
+        except SoftTimeLimit:
+            note(path, "soft", label)
+            if not is_stubborn:
+                raise
+    return label
+
+
+@dispatcher.task
+def hoard(path: str, label: str, size_bytes: int) -> str:
+    """Grow by this much, for good."""
+    note(path, "start", label)
+    _hoard.append(bytearray(os.urandom(1024) * (size_bytes // 1024)))
+    return label
+
+
+@dispatcher.task
+def whereabouts() -> tuple[int, int]:
+    """Return the pids of the child and of its supervisor."""
+    return os.getpid(), os.getppid()
+
+
+@dispatcher.task
+def spawn(path: str, label: str, gate: str) -> None:
+    """Start a process of one's own, note its pid, and wait."""
+    other = subprocess.Popen(["sleep", "600"])
+    note(path, "start", label)
+    note(path, "spawned", str(other.pid))
+    pass_gate(gate)
+
+
+@dispatcher.task
+def square(x: int) -> int:
+    """Return the square."""
+    return x * x
+
+
+@dispatcher.task
+def fussy(x: int) -> int:
+    """Refuse four."""
+    if x == 4:
+        msg = "not four"
+        raise ValueError(msg)
+    return x
+
+
+@dispatcher.task
+def typed(genome: list[float], name: str = "sphere", *, scale: float = 1.0) -> float:
+    """Take what its annotations say."""
+    return scale * sum(genome) if name else 0.0
+
+
+@dispatcher.task
+def anything(value: Any) -> Any:
+    """Return what it is given."""
+    return value
+
+
+@dispatcher.task
+def size_of(data: bytes) -> int:
+    """Return the length."""
+    return len(data)
+
+
+@dispatcher.task
+def bad_result(kind: str) -> Any:
+    """Return what cannot travel."""
+    return make_bad(kind)
+
+
+@dispatcher.task
+def liar() -> int:
+    """Return what its annotation denies."""
+    return "seven"  # type: ignore[return-value]
+
+
+@dispatcher.task
+async def slowly(x: int) -> int:
+    """Be a coroutine."""
+    return x + 1
+
+
+class OddError(Exception):
+    """An exception that clients do not know."""
+
+
+@dispatcher.task
+def odd() -> None:
+    """Raise it."""
+    msg = "how odd"
+    raise OddError(msg)
+
+
+def make_bad(kind: str) -> Any:
+    """Return a value that cannot travel, by the name of its fault."""
+    if kind == "foreign":
+        return threading.Lock()
+    if kind == "cyclic":
+        ring: list[Any] = []
+        ring.append(ring)
+        return ring
+    if kind == "deep":
+        deep: list[Any] = []
+        for _ in range(100):
+            deep = [deep]
+        return deep
+    assert kind == "large"
+    return bytes(17 * 1024**2)
+
+
+@dispatcher.message(color="red", name="lab.genome")
+class Genome:
+    """A typed message."""
+
+    domain: str
+    genome: list[float]
+
+
+@dispatcher.message(name="lab.other")
+class Other:
+    """Another, which only the default branch handles."""
+
+    x: int
+
+
+class Genetics(Handlers):
+    """The visitor."""
+
+    def visit_Genome(self, message: Genome) -> float:
+        """Sum up."""
+        return sum(message.genome)
+
+    def generic_visit(self, message: object) -> str:
+        """Name the class."""
+        return type(message).__name__
+
+
+dispatcher.register(Genetics())

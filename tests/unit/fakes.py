@@ -1,0 +1,180 @@
+"""Stand-ins for clocks, lanes and result backends, and makers of bundles: what the unit tests share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from queuelib import envelope
+from queuelib.clock import Clock
+from queuelib.message import Bundle, Limits
+from queuelib.ports import Delivery
+from queuelib.worker.lease import Hold, Member
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from queuelib.ids import Key
+    from queuelib.outcome import Record
+    from queuelib.ports import QuarantineItem, Settled
+
+quick = settings(max_examples=25, deadline=None)
+BUNDLE_ID = bytes(range(16))
+LETTERS = "abfzAFZ0159 ._-+/:;,@%#=&'\"\\\n\0\u00e9\u6f22\U0001f600"  # few: all of Unicode takes hypothesis 2 s to load
+
+
+@dataclass
+class Time:
+    """Clocks that stand still until the test moves them."""
+
+    now: float = 1_000_000.0
+
+    @property
+    def clock(self) -> Clock:
+        """Both clocks, showing `now`."""
+        return Clock(wall=lambda: self.now, monotonic=lambda: self.now)
+
+
+@dataclass
+class FakeResults:
+    """Remembers records, and writes down every call in `log`, which it may share with a lane."""
+
+    log: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
+    records: dict[Key, Record] = field(default_factory=dict["Key", "Record"])
+    error: Exception | None = None
+    cancelled_keys: list[Key] = field(default_factory=list["Key"])
+
+    def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:
+        """Keep the records."""
+        self.log.append(("store", (list(records), reply)))
+        if self.error is not None:
+            raise self.error
+        self.records.update({record.key: record for record in records})
+        return [True] * len(records)
+
+    def fetch(self, keys: Sequence[Key]) -> list[Record | None]:
+        """Return what is kept."""
+        self.log.append(("fetch", list(keys)))
+        if self.error is not None:
+            raise self.error
+        return [self.records.get(key) for key in keys]
+
+    def quarantine(self, items: Sequence[QuarantineItem]) -> None:
+        """Write it down."""
+        self.log.append(("quarantine", list(items)))
+
+    def cancel(self, keys: Sequence[Key]) -> None:
+        """Write it down."""
+        self.cancelled_keys.extend(keys)
+
+
+@dataclass
+class FakeLane:
+    """Writes down every call in `log`; `lost` are deliveries that belong to another worker by now."""
+
+    log: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
+    lost: list[Delivery] = field(default_factory=list[Delivery])
+    error: Exception | None = None
+
+    def publish(self, frames: Sequence[Any], deadline: float) -> None:
+        """Write it down."""
+        assert deadline > 0
+        self.log.append(("publish", list(frames)))
+        if self.error is not None:
+            raise self.error
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Return those that are lost."""
+        self.log.append(("acknowledge", list(deliveries)))
+        return [delivery for delivery in deliveries if delivery in self.lost]
+
+
+@dataclass
+class FakeDoor:
+    """A settlement in one step."""
+
+    log: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
+    is_ours: bool = True
+
+    def settle(self, batch: Sequence[Settled]) -> list[bool]:
+        """Write it down."""
+        self.log.append(("settle", list(batch)))
+        return [self.is_ours] * len(batch)
+
+
+def make_bundle(count: int = 1, **changes: Any) -> Bundle:
+    """Return a bundle of `count` jobs of the task `lab.work` in yellow."""
+    fields: dict[str, Any] = {
+        "id": BUNDLE_ID,
+        "task": "lab.work",
+        "color": "yellow",
+        "size": count,
+        "indexes": range(count),
+        "arguments": [b"%d" % number for number in range(count)],
+        **changes,
+    }
+    return Bundle(**fields)
+
+
+def make_delivery(bundle: Bundle | None = None, **changes: Any) -> Delivery:
+    """Return a delivery of a bundle, by its own color unless said otherwise."""
+    bundle = bundle or make_bundle()
+    fields: dict[str, Any] = {"frame": envelope.encode(bundle), "color": bundle.color, "tag": object(), **changes}
+    return Delivery(**fields)
+
+
+def make_hold(bundle: Bundle | None = None) -> Hold:
+    """Return a delivery in hand, with every job of it pending."""
+    bundle = bundle or make_bundle()
+    hold = Hold(make_delivery(bundle), bundle)
+    hold.pending = {position: Member(hold, position) for position in range(len(bundle.indexes))}
+    return hold
+
+
+def make_member(bundle: Bundle | None = None) -> Member:
+    """Return the first job of a bundle in hand."""
+    return make_hold(bundle).pending[0]
+
+
+def verbs(log: Iterable[tuple[str, Any]]) -> list[str]:
+    """Return the names of the calls in a log, in order."""
+    return [verb for verb, _ in log]
+
+
+TIMES = st.floats(0, 1e12) | st.integers(0, 2**40)
+NAMES = st.text(LETTERS, max_size=12)
+LIMITS = st.builds(
+    Limits,
+    timeout=st.none() | TIMES,
+    hard_timeout=st.none() | TIMES,
+    retries=st.integers(0, 2**31 - 1),
+    backoff=TIMES,
+    max_backoff=TIMES,
+)
+
+
+@st.composite
+def bundles(draw: st.DrawFn) -> Bundle:
+    """Any bundle that may travel: whole, or a part of one."""
+    size = draw(st.integers(1, 8))
+    indexes = sorted(draw(st.sets(st.integers(0, size - 1), min_size=1)))
+    return Bundle(
+        id=draw(st.binary(min_size=16, max_size=16)),
+        task=draw(NAMES),
+        color=draw(NAMES),
+        size=size,
+        indexes=indexes,
+        arguments=[draw(st.binary(max_size=8)) for _ in indexes],
+        schema=draw(st.binary(max_size=8)),
+        limits=draw(LIMITS),
+        submitted=draw(TIMES),
+        due=draw(st.none() | TIMES),
+        expires=draw(st.none() | TIMES),
+        attempt=draw(st.integers(1, 2**31)),
+        deaths=draw(st.integers(0, 2**31 - 1)),
+        reply=draw(NAMES),
+        trace=draw(st.binary(max_size=8)),
+    )

@@ -1,0 +1,89 @@
+"""Writes data/wire-vectors.json: a few bundles and the frames that carry them, byte for byte.
+
+Run it (`python -m tests.unit.wire_vectors`) only after the wire format was changed on purpose and its version raised:
+frames that were written once are in somebody's queue.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from queuelib.envelope import encode
+from queuelib.message import Bundle, Limits
+
+FILE = Path(__file__).parent / "data" / "wire-vectors.json"
+_SUBMITTED = 1_767_225_600.25  # 2026-01-01 00:00:00.25 UTC
+_ID = bytes.fromhex("019b76da00fa") + bytes(
+    range(10)
+)  # that time in milliseconds, then bytes that stand for random ones
+
+EXAMPLES = {
+    "a single job with every default": Bundle(
+        id=_ID, task="lab.evaluate", color="yellow", size=1, indexes=[0], arguments=[bytes.fromhex("9101")]
+    ),
+    "three jobs with limits": Bundle(
+        id=_ID,
+        task="lab.evaluate",
+        color="red",
+        size=3,
+        indexes=[0, 1, 2],
+        arguments=[bytes.fromhex("9101"), bytes.fromhex("91a3616263"), b""],
+        schema=bytes.fromhex("d41d8cd98f00b204"),
+        limits=Limits(timeout=60.0, hard_timeout=70.0, retries=3, backoff=0.5, max_backoff=30.0),
+        submitted=_SUBMITTED,
+        reply="inbox.7",
+    ),
+    "the second attempt of one job of three, delayed": Bundle(
+        id=_ID,
+        task="lab.evaluate",
+        color="red",
+        size=3,
+        indexes=[1],
+        arguments=[bytes.fromhex("91a3616263")],
+        schema=bytes.fromhex("d41d8cd98f00b204"),
+        limits=Limits(retries=3),
+        submitted=_SUBMITTED,
+        due=_SUBMITTED + 1.5,
+        expires=_SUBMITTED + 60,
+        attempt=2,
+        deaths=1,
+        reply="inbox.7",
+        trace=bytes.fromhex("00aabb"),
+    ),
+    "a name beyond ASCII": Bundle(
+        id=_ID, task="labor.prüfe", color="green", size=1, indexes=[0], arguments=[bytes.fromhex("90")]
+    ),
+}
+
+
+def as_json(bundle: Bundle) -> dict[str, Any]:
+    """Return the fields of a bundle, with bytes in hex."""
+    return {name: _in_hex(value) for name, value in asdict(bundle).items()}
+
+
+def from_json(fields: dict[str, Any]) -> Bundle:
+    """Return the bundle that `as_json` wrote down."""
+    in_bytes = {name: bytes.fromhex(fields[name]) for name in ("id", "schema", "trace")}
+    arguments = [bytes.fromhex(text) for text in fields["arguments"]]
+    return Bundle(**{**fields, **in_bytes, "arguments": arguments, "limits": Limits(**fields["limits"])})
+
+
+def write(file: Path = FILE) -> None:
+    """Write the file."""
+    vectors = [
+        {"name": name, "bundle": as_json(bundle), "frame": encode(bundle).hex()} for name, bundle in EXAMPLES.items()
+    ]
+    file.write_text(json.dumps(vectors, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _in_hex(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    return [_in_hex(item) for item in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    write()
