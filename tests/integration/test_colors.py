@@ -142,7 +142,7 @@ def test_unknown_colors_are_refused_at_once(lab: Lab, dispatcher: Callable[..., 
 
 def shades(lab: Lab, taking: str) -> tuple[Dispatcher, Any]:
     """Return a dispatcher with the palette of apps/shades.py, and its task."""
-    palette = Palette([Color("now", 9), Color("later", 1)], default="later", taking=taking)  # type: ignore[arg-type]
+    palette = Palette([Color("now", 9), Color("later", 1)], default="later", taking=taking)
     dispatcher = Dispatcher(lab.url, namespace=lab.namespace, palette=palette)
 
     @dispatcher.task(name="shades.shade")
@@ -172,7 +172,8 @@ def test_palette_of_ones_own(lab: Lab, taking: str) -> None:
     last_now = len(kinds) - kinds[::-1].index("now")
     overtaken = kinds[:last_now].count("later")
     if taking == "strict":
-        assert overtaken <= 3  # the first ones, where the broker delivered them first
+        # SQLite is asked when a child is free; the others deliver the next ones while the first already run.
+        assert overtaken <= (1 if lab.kind == "sqlite" else 10)
     else:
         assert 8 <= overtaken <= 25  # a quarter of the starts, and not more than every other
 

@@ -466,11 +466,14 @@ def test_client_says_once_that_nobody_serves_it(lab: Lab, capfd: pytest.CaptureF
     assert shown in notices[0]
 
 
-def test_nothing_is_said_while_somebody_serves_it(served: Lab, capfd: pytest.CaptureFixture[str]) -> None:
-    """A slow job of a live worker is no reason to say anything."""
+def test_nothing_is_said_while_somebody_serves_it(
+    served: Lab, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow job of a live worker is no reason to say anything (white-box: the client looks after 0.3 s)."""
+    monkeypatch.setattr("queuelib.job._NOTICE_AFTER", 0.3)
     gate, history = served.gate(), served.history()
     job = served.deeds.mark.submit(history.path, "slow", gate.path)
-    assert job.wait(5.4) is False
+    assert job.wait(1.0) is False
     gate.open()
     assert job.wait(WITHIN)
     assert "queuelib:" not in capfd.readouterr().err

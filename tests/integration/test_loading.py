@@ -71,7 +71,7 @@ def test_no_target_is_a_usage_error(file_lab: Lab) -> None:
 def test_package_targets_name_tasks_alike(file_lab: Lab, target: str) -> None:
     """A module and its file name tasks alike: the file's name climbs while its folder is a package."""
     load_deeds(file_lab.url, file_lab.namespace)  # puts apps/ on sys.path
-    import labpack.tasks  # type: ignore[import-not-found]  # noqa: PLC0415
+    import labpack.tasks  # noqa: PLC0415
 
     labpack.tasks.dispatcher.configure(broker=file_lab.url, namespace=file_lab.namespace)
     try:
