@@ -383,7 +383,7 @@ def test_state_running_is_shown_after_a_second(served: Lab) -> None:
 def test_state_retrying(served: Lab) -> None:
     """Between a failed attempt and the next a job is `retrying`."""
     history = served.history()
-    job = served.deeds.again_after.submit(history.path, "later", 0.7)
+    job = served.deeds.again_after.submit(history.path, "later", 3.0)
     eventually(lambda: job.state == "retrying", within=4.0)
     assert job.result(timeout=WITHIN) == 2
 
