@@ -34,9 +34,9 @@ class MemoryBackend:
             ),
         )
 
-    def results(self, url: str, namespace: str, keep: float) -> ResultBackend:  # noqa: ARG002
+    def results(self, url: str, namespace: str, keep: float) -> ResultBackend:
         """Return the result backend."""
-        return MemoryResults(server_named(_server_name(url)), keep)
+        return MemoryResults(server_named(_server_name(url)), namespace, keep)
 
     def join(self, channel: Any, results: ResultBackend) -> Settlement | None:
         """Return one door if both are the same server."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from queuelib.ports import Cancelled, QuarantineItem, ResultCapabilities, Settled, WorkerInfo
@@ -24,8 +25,9 @@ class MemoryResults:
 
     capabilities = ResultCapabilities(records=True, crosses_processes=False, cancels_at_once=True)
 
-    def __init__(self, server: MemoryServer, keep: float) -> None:
+    def __init__(self, server: MemoryServer, namespace: str, keep: float) -> None:
         self.server = server
+        self.namespace = namespace
         self.keep = keep
 
     def accept(self, frames: Sequence[Outgoing]) -> None:
@@ -71,28 +73,29 @@ class MemoryResults:
 
     def quarantine(self, items: Sequence[QuarantineItem]) -> None:
         """Set aside."""
-        self.server.set_aside(items)
+        self.server.set_aside(self.namespace, items)
 
     def quarantined(self) -> list[QuarantineItem]:
         """Return what is set aside."""
         with self.server.lock:
-            return list(self.server.quarantine.values())
+            return [item for (place, _), item in self.server.quarantine.items() if place == self.namespace]
 
     def release(self, ids: Sequence[str]) -> None:
         """Remove from the quarantine."""
         with self.server.lock:
             for item in ids:
-                self.server.quarantine.pop(item, None)
+                self.server.quarantine.pop((self.namespace, item), None)
 
     def announce(self, worker: WorkerInfo, lifetime: float) -> None:
         """List a worker."""
         with self.server.lock:
-            self.server.workers[worker.name] = (worker, time.monotonic() + lifetime)
+            self.server.workers[self.namespace, worker.name] = (worker, time.monotonic() + lifetime)
 
     def workers(self) -> list[WorkerInfo]:
         """Return live workers."""
         with self.server.lock:
-            return [info for info, end in self.server.workers.values() if end > time.monotonic()]
+            known = [one for (place, _), one in self.server.workers.items() if place == self.namespace]
+            return [info for info, end in known if end > time.monotonic()]
 
     def close(self) -> None:
         """Nothing is open."""
@@ -107,6 +110,5 @@ class MemorySettlement:
 
     def settle(self, batch: Sequence[Settled]) -> list[bool]:
         """Write a batch."""
-        for settled in batch:
-            settled.successors = self._channel.to_queues(settled.successors)
-        return self._channel.server.settle(self._channel.owner, batch, self._results.keep)
+        batch = [replace(settled, successors=self._channel.to_queues(settled.successors)) for settled in batch]
+        return self._channel.server.settle(self._channel.owner, self._results.namespace, batch, self._results.keep)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from queuelib.outcome import CANCELLED, QUEUED, RETRYING, SCHEDULED, Record, supersedes
@@ -27,6 +28,7 @@ class _Item:
     bundle: bytes
     frame: bytes
     published: float
+    number: int = 0  # its place among the ready ones of its queue
     redelivered: bool = False
     owner: object | None = None
 
@@ -40,10 +42,11 @@ class MemoryServer:
     delayed: list[tuple[float, int, _Item]] = field(default_factory=list["tuple[float, int, _Item]"])
     taken: dict[object, set[_Item]] = field(default_factory=dict[object, "set[_Item]"])
     sizes: dict[bytes, tuple[int, float | None]] = field(default_factory=dict[bytes, "tuple[int, float | None]"])
+    published: set[bytes] = field(default_factory=set[bytes])  # bundle ids: a second publish adds no frame
     records: dict[Key, Record] = field(default_factory=dict["Key", Record])
     marks: list[Key] = field(default_factory=list["Key"])
-    quarantine: dict[str, QuarantineItem] = field(default_factory=dict[str, QuarantineItem])
-    workers: dict[str, tuple[WorkerInfo, float]] = field(default_factory=dict[str, "tuple[WorkerInfo, float]"])
+    quarantine: dict[tuple[str, str], QuarantineItem] = field(default_factory=dict)  # by namespace and id
+    workers: dict[tuple[str, str], tuple[WorkerInfo, float]] = field(default_factory=dict)  # by namespace and name
     takers: dict[object, tuple[int, Callable[[], None]]] = field(default_factory=dict)
     pulse: int = 0  # one more after each batch of records
     _number: int = 0
@@ -59,8 +62,9 @@ class MemoryServer:
         with self.lock:
             for frame in frames:
                 if frame.bundle and not frame.is_successor:
-                    if frame.bundle in self.sizes:
+                    if frame.bundle in self.published:
                         continue
+                    self.published.add(frame.bundle)
                     self.sizes[frame.bundle] = (frame.size, frame.due)
                 self._enqueue(_Item(frame.color, frame.bundle, frame.frame, now), frame.due)
             self._wake_takers()
@@ -86,9 +90,9 @@ class MemoryServer:
             return [delivery for delivery in deliveries if not self._drop(owner, delivery)]
 
     def give_back(self, owner: object, deliveries: Sequence[Delivery], delay: float, *, died: bool = False) -> None:
-        """Release claimed frames to the heads of their queues, in their order."""
+        """Release claimed frames to their places in their queues."""
         with self.lock:
-            for delivery in reversed(deliveries):
+            for delivery in deliveries:
                 item: _Item = delivery.tag
                 if not self._drop(owner, delivery):
                     continue
@@ -96,18 +100,18 @@ class MemoryServer:
                 if delay > 0:
                     self._enqueue(item, time.time() + delay)
                 else:
-                    self.queues.setdefault(item.queue, deque()).appendleft(item)
+                    insort(self.queues.setdefault(item.queue, deque()), item, key=lambda each: each.number)
             self._wake_takers()
 
     def leave(self, owner: object, *, died: bool = False) -> None:
         """Release all that an owner holds; `died` marks it as redelivered."""
         with self.lock:
-            held = sorted(self.taken.get(owner, ()), key=lambda item: item.published)
-            self.give_back(owner, [Delivery(item.frame, item.queue, item) for item in held], 0.0, died=died)
+            held = [Delivery(item.frame, item.queue, item) for item in self.taken.get(owner, ())]
+            self.give_back(owner, held, 0.0, died=died)
             self.taken.pop(owner, None)
             self.takers.pop(owner, None)
 
-    def settle(self, owner: object, batch: Sequence[Settled], keep: float) -> list[bool]:
+    def settle(self, owner: object, namespace: str, batch: Sequence[Settled], keep: float) -> list[bool]:
         """Write records, quarantine and successors and delete the deliveries, all at once."""
         with self.lock:
             mine = self.taken.get(owner, set())
@@ -116,7 +120,7 @@ class MemoryServer:
                 self.store([r for r in settled.records if is_ours or r.state == "succeeded"], keep)
                 if not is_ours:
                     continue
-                self.set_aside(settled.quarantined)
+                self.set_aside(namespace, settled.quarantined)
                 self.publish(settled.successors)
                 if settled.is_complete:
                     self._drop(owner, settled.delivery)
@@ -138,12 +142,13 @@ class MemoryServer:
             count = self.size(queue)
             self.queues.pop(queue, None)
             self.delayed = [entry for entry in self.delayed if entry[2].queue != queue]
+            heapify(self.delayed)
             return count
 
     # Records
 
     def accept(self, frames: Sequence[Outgoing]) -> None:
-        """Remember bundles that travel over another transport."""
+        """Remember bundles, whichever transport they travel over."""
         with self.lock:
             for frame in frames:
                 self.sizes.setdefault(frame.bundle, (frame.size, frame.due))
@@ -177,10 +182,10 @@ class MemoryServer:
             now = time.time()
             self.store([Record(key, CANCELLED, at=now) for key in keys if self._is_waiting(key, held)], keep)
 
-    def set_aside(self, items: Sequence[QuarantineItem]) -> None:
+    def set_aside(self, namespace: str, items: Sequence[QuarantineItem]) -> None:
         """Add to the quarantine."""
         with self.lock:
-            self.quarantine.update({item.id: item for item in items})
+            self.quarantine.update({(namespace, item.id): item for item in items})
 
     def _is_waiting(self, key: Key, held: set[bytes]) -> bool:
         known = self.fetch(key)
@@ -191,13 +196,17 @@ class MemoryServer:
             self._number += 1
             heappush(self.delayed, (due, self._number, item))
         else:
-            self.queues.setdefault(item.queue, deque()).append(item)
+            self._make_ready(item)
 
     def _promote(self) -> None:
         now = time.time()
         while self.delayed and self.delayed[0][0] <= now:
-            item = heappop(self.delayed)[2]
-            self.queues.setdefault(item.queue, deque()).append(item)
+            self._make_ready(heappop(self.delayed)[2])
+
+    def _make_ready(self, item: _Item) -> None:
+        self._number += 1
+        item.number = self._number
+        self.queues.setdefault(item.queue, deque()).append(item)
 
     def _drop(self, owner: object, delivery: Delivery) -> bool:
         mine = self.taken.get(owner, set())
@@ -217,6 +226,7 @@ class MemoryServer:
                 break
             del self.records[key]
             self.sizes.pop(key.bundle, None)
+            self.published.discard(key.bundle)
 
 
 _servers: dict[str, MemoryServer] = {}

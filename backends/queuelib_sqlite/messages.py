@@ -13,17 +13,22 @@ if TYPE_CHECKING:
 
     from queuelib.message import Outgoing
 
-__all__ = ["accept", "delete", "insert", "promote", "release", "release_all", "take"]
+__all__ = ["accept", "delete", "insert", "note", "promote", "release", "release_all", "take"]
 
 
 def accept(connection: sqlite3.Connection, frames: Iterable[Outgoing]) -> list[Outgoing]:
-    """Note bundle ids that are given out; return the frames whose id is new."""
-    fresh: list[Outgoing] = []
-    for frame in frames:
-        row = (frame.bundle, frame.size, frame.due or 0.0)
-        if connection.execute("INSERT OR IGNORE INTO bundle VALUES (?, ?, ?)", row).rowcount:
-            fresh.append(frame)
-    return fresh
+    """Note bundle ids that are published here; return the frames whose id was not published before."""
+    write = (
+        "INSERT INTO bundle (id, size, due, published) VALUES (?, ?, ?, 1) "
+        "ON CONFLICT (id) DO UPDATE SET published = 1 WHERE published = 0"
+    )
+    return [f for f in frames if connection.execute(write, (f.bundle, f.size, f.due or 0.0)).rowcount > 0]
+
+
+def note(connection: sqlite3.Connection, frames: Iterable[Outgoing]) -> None:
+    """Note bundle ids that are given out, and published elsewhere or later."""
+    rows = [(frame.bundle, frame.size, frame.due or 0.0) for frame in frames]
+    connection.executemany("INSERT OR IGNORE INTO bundle (id, size, due) VALUES (?, ?, ?)", rows)
 
 
 def insert(connection: sqlite3.Connection, frames: Iterable[Outgoing], topics: set[str]) -> None:

@@ -45,9 +45,9 @@ class SqliteResults:
         self._swept = 0.0
 
     def accept(self, frames: Sequence[Outgoing]) -> None:
-        """Remember bundles that travel over another transport."""
+        """Remember bundles, whichever transport they travel over."""
         with self._store.write() as connection:
-            messages.accept(connection, frames)
+            messages.note(connection, frames)
 
     def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:  # noqa: ARG002 - FIFOs are registered
         """Store what supersedes what is there."""

@@ -24,7 +24,8 @@ CREATE TABLE owner (                        -- a taker: alive while somebody hol
 CREATE TABLE bundle (                       -- every id that was given out, once
     id BLOB PRIMARY KEY,
     size INTEGER NOT NULL,
-    due REAL NOT NULL DEFAULT 0
+    due REAL NOT NULL DEFAULT 0,
+    published INTEGER NOT NULL DEFAULT 0    -- here: a second publish of the id adds no message
 ) WITHOUT ROWID;
 
 CREATE TABLE outcome (                      -- how jobs ended, and states on the way

@@ -172,3 +172,16 @@ def run(code: str, *arguments: str) -> str:
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, timeout=60
     )
     return done.stdout
+
+
+def test_one_file_under_two_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job is queued also where the results are named as the same file in other words."""
+    monkeypatch.chdir(tmp_path)
+    dispatcher = Dispatcher("sqlite:///jobs.db", results="sqlite:///./jobs.db")
+    try:
+        dispatcher.task(name="f")(lambda: None).submit()
+    finally:
+        dispatcher.close()
+    with sqlite3.connect(tmp_path / "jobs.db") as connection:
+        assert connection.execute("SELECT count(*) FROM message").fetchone() == (1,)
+    connection.close()
