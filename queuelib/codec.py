@@ -47,6 +47,7 @@ _packb = cast("Callable[..., bytes]", msgpack.packb)  # which says that it may r
 _COMPLEX = Struct("<dd")
 _ARRAY_KINDS = frozenset("biufcmMSU")  # numpy's letters for what has no Python objects inside
 _SCALARS = frozenset({int, float, str, bytes, bool, type(None)})
+_NATIVE = (int, float, str, bytes, bytearray, list, tuple, dict, type(None))  # msgpack asks no more about these
 _MAX_MAP = 1_000_000
 _MAX_LIST = 16_000_000  # a byte an element at the least: no more can be in a message
 
@@ -83,13 +84,13 @@ def decode(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     Raises:
         DecodeError: The bytes are truncated, foreign, nested too deeply, or hold a value that cannot be.
     """
-    return _decode(data, max_depth)
+    return _decode(data, max_depth, max_depth)
 
 
-def _decode(data: bytes, max_depth: int) -> Any:
+def _decode(data: bytes, max_depth: int, extensions: int) -> Any:
     def read(code: int, payload: bytes) -> Any:
         # Each extension is one level: C code below us does not count them, and has a stack that ends.
-        return _from_extension(code, payload, max_depth - 1)
+        return _from_extension(code, payload, extensions)
 
     try:
         value = msgpack.unpackb(
@@ -118,9 +119,11 @@ def plain(value: object) -> Any:
     if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
         return cast("Any", value).tolist()
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {_hashable(plain(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return type(value)(_hashable(plain(item)) for item in value)
     return value
 
 
@@ -142,7 +145,7 @@ def _extension(value: object) -> Any:
         if write is not None:
             return write(value)
     if isinstance(value, enum.Enum):
-        return value.value
+        return value.value if isinstance(value.value, _NATIVE) else _extension(value.value)
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
         return _array(value, numpy)
@@ -205,7 +208,7 @@ _WRITERS: Mapping[type, Callable[[Any], Any]] = {
     set: lambda v: _ext("set", _pack(*v)),
     frozenset: lambda v: _ext("frozenset", _pack(*v)),
     PurePath: lambda v: _ext("Path", str(v).encode(errors="surrogateescape")),
-    Fraction: lambda v: _ext("Fraction", _pack(v.numerator, v.denominator)),
+    Fraction: lambda v: _ext("Fraction", _pack(int(v.numerator), int(v.denominator))),
 }
 
 
@@ -217,7 +220,8 @@ def _from_extension(code: int, payload: bytes, max_depth: int) -> Any:
     if read_fields is None or max_depth <= 0:
         msg = f"extension type {code} is not one of queuelib's, or nested too deeply"
         raise DecodeError(msg)
-    return read_fields(_decode(payload, max_depth))
+    # The list of its fields is no level of the value: one more may open here, and the outermost call counts them all.
+    return read_fields(_decode(payload, max_depth + 1, max_depth - 1))
 
 
 def _read_zone(zone: object) -> dt.tzinfo | None:
@@ -268,8 +272,15 @@ _FIELD_READERS: Mapping[int, Callable[[Any], Any]] = {  # of payloads that are m
     EXTENSIONS["frozenset"]: lambda items: frozenset(_hashable(item) for item in items),
     EXTENSIONS["ndarray"]: _read_array,
     EXTENSIONS["numpy scalar"]: lambda fields: _read_array(fields)[()],
-    EXTENSIONS["Fraction"]: lambda fields: Fraction(*fields),
+    EXTENSIONS["Fraction"]: lambda fields: _fraction(*fields),
 }
+
+
+def _fraction(numerator: object, denominator: object) -> Fraction:
+    if type(numerator) is not int or type(denominator) is not int:  # "1e999999999" would take minutes to become one
+        msg = "a fraction is of two integers"
+        raise DecodeError(msg)
+    return Fraction(numerator, denominator)
 
 
 def _timedelta(days: int, seconds: int, microseconds: int) -> dt.timedelta:
@@ -294,9 +305,9 @@ def _children(value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, dict):
         for key, item in value.items():
             if type(item) not in _SCALARS:
-                yield f"[{key!r}]", item
+                yield f"[{_shown(key)}]", item
             if type(key) not in _SCALARS:
-                yield f"<key {key!r:.40}>", key
+                yield f"<key {_shown(key)}>", key
     elif isinstance(value, list | tuple | set | frozenset):
         for position, item in enumerate(value):
             if type(item) not in _SCALARS:
@@ -307,6 +318,13 @@ def _children(value: object) -> Iterator[tuple[str, object]]:
                 yield f".{name}", item
 
 
+def _shown(key: object) -> str:
+    try:
+        return repr(key)[:40]
+    except Exception:  # noqa: BLE001 - a foreign __repr__, or an integer of more digits than Python prints
+        return type(key).__name__
+
+
 def _is_shallow(value: object, depth: int) -> bool:
     level = [value]
     for _ in range(depth):
@@ -315,7 +333,8 @@ def _is_shallow(value: object, depth: int) -> bool:
         if len(level) == 1 and type(level[0]) is list:  # the common case, without generators
             level = [item for item in level[0] if type(item) not in _SCALARS]
         else:
-            level = [child for item in level for _, child in _children(item)]
+            # each object once, or what contains itself in two places would double from level to level
+            level = list({id(child): child for item in level for _, child in _children(item)}.values())
         if len(level) > _MAX_LIST:
             return False
     return not level

@@ -10,7 +10,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path, PurePath
@@ -27,7 +27,8 @@ __all__ = ["Call", "Schema", "SchemaMismatch", "as_message_class"]
 _PARAMETER = inspect.Parameter
 _OURS = (bytes, dt.datetime, dt.date, dt.time, dt.timedelta, Decimal, UUID)  # the codec has made them: no text does
 _EXACT = (int, float, str, bytes, bool)  # a value of exactly this type needs no conversion
-_PLACE = re.compile(r" - at `(?:key in )?\$(?P<path>.*)`$")
+_UNFIT = (TypeError, OverflowError, NotImplementedError)  # msgspec's, of annotations it does not do and huge numbers
+_PLACE = re.compile(r" - at `(?:key(?P<key>[^`]*)` in `)?\$(?P<path>[^`]*)`$")
 _MISSING = object()
 
 
@@ -183,7 +184,7 @@ class Schema:
             msg = "its parameters have other names or another order"
             raise ArgumentError(msg)
         added = [_default(parameter) for parameter in self._parameters[count:]]
-        if _PARAMETER.empty in added:
+        if _is_missing(added):
             msg = "a parameter without a default was added"
             raise ArgumentError(msg)
         return [*values, *added]
@@ -197,11 +198,12 @@ class Schema:
         """
         self._prepare()
         data = codec.encode(value)
-        if self._result is _MISSING or type(value) is self._result:
-            if type(value) not in _EXACT and value is not None:
-                self._decode_own(data)
+        if (type(value) in _EXACT or value is None) and (self._result is _MISSING or type(value) is self._result):
             return data
-        loaded, was_plain = self._convert(self._decode_own(data), self._result, "result")
+        arrived = self._decode_own(data)
+        if self._result is _MISSING:
+            return data
+        loaded, was_plain = self._convert(arrived, self._result, "result")
         return codec.encode(loaded) if was_plain else data
 
     def load_result(self, data: bytes) -> Any:
@@ -252,7 +254,7 @@ class Schema:
         missing = len(self._defaults) - len(args)
         if not kwargs and self._defaults and missing >= 0:
             tail = self._defaults[len(args) :] if missing else ()
-            if _PARAMETER.empty not in tail:
+            if not _is_missing(tail):
                 return [*args, *tail]
         try:
             bound = inspect.Signature(self._parameters).bind(*args, **kwargs)
@@ -312,13 +314,16 @@ class Schema:
             simple = codec.plain(value)
             if simple is value or _is_same(simple, value):
                 raise ArgumentError(_explain(error, name)) from error
-        except (TypeError, OverflowError) as error:
+        except _UNFIT as error:
             msg = f"{name or self.name}: {error}"
             raise ArgumentError(msg) from error
         try:
             return msgspec.convert(simple, annotation, dec_hook=_from_plain, builtin_types=_OURS), True
         except msgspec.ValidationError as error:
             raise ArgumentError(_explain(error, name)) from error
+        except _UNFIT as error:
+            msg = f"{name or self.name}: {error}"
+            raise ArgumentError(msg) from error
 
     def _as_call(self, values: list[Any]) -> Call:
         args: list[Any] = []
@@ -351,7 +356,11 @@ def _from_plain(wanted: Any, value: Any) -> Any:
         if origin is numpy.ndarray and isinstance(value, list):
             return numpy.asarray(value, dtype=_dtype_of(wanted))
         if issubclass(origin, numpy.generic) and isinstance(value, int | float | complex | bool | str | numpy.generic):
-            return origin(value)
+            with numpy.errstate(all="ignore"):
+                converted = origin(value)
+            # As an int8, 300 would wrap around and 1.5 lose its half.
+            if converted == value or not issubclass(origin, numpy.integer):
+                return converted
     msg = f"Expected `{getattr(origin, '__qualname__', wanted)}`, got `{type(value).__qualname__}`"
     raise ValueError(msg)
 
@@ -369,7 +378,8 @@ def _explain(error: msgspec.ValidationError, name: str) -> str:
     found = _PLACE.search(text)
     path = name
     if found is not None:
-        path = (name + found["path"]).removeprefix(".")
+        key = "" if found["key"] is None else f"<key>{found['key']}"
+        path = (name + found["path"] + key).removeprefix(".")
         text = text[: found.start()]
     text = text.replace("`", "").replace("null", "None")
     return f"{path}: {text[:1].lower()}{text[1:]}" if path else text
@@ -384,6 +394,10 @@ def _default(parameter: inspect.Parameter) -> Any:
     if parameter.kind is _PARAMETER.VAR_POSITIONAL:
         return []
     return {} if parameter.kind is _PARAMETER.VAR_KEYWORD else parameter.default
+
+
+def _is_missing(values: Iterable[object]) -> bool:
+    return any(value is _PARAMETER.empty for value in values)  # `in` would compare, which arrays do for each element
 
 
 def _is_structured(cls: type) -> bool:
@@ -429,5 +443,6 @@ def _shape(value: Any) -> str:
     if isinstance(value, list):
         return f"({', '.join(type(item).__name__ for item in value[:20])})"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {type(item).__name__}" for key, item in list(value.items())[:20]) + "}"
+        names = {k if isinstance(k, str) else type(k).__name__: type(v).__name__ for k, v in list(value.items())[:20]}
+        return "{" + ", ".join(f"{key}: {name}" for key, name in names.items()) + "}"
     return type(value).__name__

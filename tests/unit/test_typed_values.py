@@ -219,3 +219,45 @@ def test_annotated_arrays_keep_their_dtype() -> None:
     schema = schema_of(NDArray[np.float32])
     arrived = schema.load(schema.pack(([1, 2],), {})).args[0]
     assert arrived.dtype == np.float32
+
+
+class Level(enum.Enum):
+    """An enum whose values msgpack does not know by itself."""
+
+    FIRST = dt.date(2026, 1, 1)
+
+
+def test_enum_of_typed_values_travels() -> None:
+    """An enum's value is written as what it is."""
+    assert codec.decode(codec.encode(Level.FIRST)) == dt.date(2026, 1, 1)
+
+
+def test_numpy_inside_sets_and_keys_becomes_plain() -> None:
+    """`set[int]` accepts numpy integers, and so do the keys of a dict."""
+    assert codec.plain({np.int64(1), np.int64(2)}) == {1, 2}
+    schema = schema_of(dict[int, float])
+    assert schema.load(schema.pack(({np.int64(3): np.float64(0.5)},), {})).args == ({3: 0.5},)
+
+
+def test_forged_fraction_is_refused_quickly() -> None:
+    """A fraction in text form could ask for a number of a billion digits."""
+    forged = msgpack.ExtType(codec.EXTENSIONS["Fraction"], msgpack.packb(["1e999999999", 1]))
+    with pytest.raises(DecodeError):
+        codec.decode(msgpack.packb(forged))
+
+
+def test_small_integers_do_not_wrap_around() -> None:
+    """300 is no int8, and 1.5 is no integer."""
+    schema = schema_of(np.int8)
+    assert schema.load(schema.pack((100,), {})).args == (100,)
+    for value in (300, 1.5):
+        with pytest.raises(ArgumentError):
+            schema.pack((value,), {})
+
+
+def test_cycles_are_refused_soon_however_often_they_meet() -> None:
+    """What contains itself twice doubles from level to level unless each object is looked at once."""
+    value: list[Any] = []
+    value += [value, value, value]
+    with pytest.raises(EncodeError):
+        codec.encode(value)
