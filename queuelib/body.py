@@ -7,7 +7,7 @@ list of builtin exceptions and what the reader registered: nothing on the wire i
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,8 +15,9 @@ import msgpack
 
 from queuelib import codec
 from queuelib.errors import DecodeError, QueuelibError, RemoteError, RemoteTraceback, SoftTimeLimit
+from queuelib.outcome import Record
 
-__all__ = ["Body", "of_error", "of_result", "read", "rebuild"]
+__all__ = ["Body", "of_error", "of_result", "of_results", "read", "rebuild", "singles"]
 
 _packb = cast("Callable[..., bytes]", msgpack.packb)  # which says that it may return None, and never does
 _MAX_TEXT = 64 * 1024  # of a traceback or message; both ends of a longer one are kept
@@ -41,7 +42,8 @@ class Body:
     Attributes:
         task: Wire name of the task.
         ran_by: Worker and process that ran it, `name/pid`; empty if none did.
-        result: The encoded result of a success.
+        seconds: How long the handler ran; the mean where the record tells of several jobs.
+        result: The encoded result of a success, or the encoded list of several.
         type_name: Name of the exception's class, with its module unless builtin.
         message: The exception's text, or why the job was set aside.
         arguments: The exception's arguments, encoded; empty if they could not be.
@@ -50,6 +52,7 @@ class Body:
 
     task: str = ""
     ran_by: str = ""
+    seconds: float = 0.0
     result: bytes = b""
     type_name: str = ""
     message: str = ""
@@ -57,9 +60,49 @@ class Body:
     traceback_text: str = ""
 
 
-def of_result(task: str, result: bytes, ran_by: str = "") -> bytes:
-    """Return the body of a success."""
-    return _packb((task, ran_by, result))
+def of_result(task: str, result: bytes, ran_by: str = "", seconds: float = 0.0) -> bytes:
+    """Return the body of a success.
+
+    Args:
+        task: Wire name of the task.
+        result: The encoded result.
+        ran_by: Worker and process.
+        seconds: How long the handler ran.
+    """
+    return _packb((task, ran_by, seconds, result))
+
+
+def of_results(task: str, results: Sequence[bytes], ran_by: str = "", seconds: float = 0.0) -> bytes:
+    """Return the body of a record of several successes: their results as one encoded list.
+
+    Args:
+        task: Wire name of the task.
+        results: Two encoded results or more.
+        ran_by: Worker and process.
+        seconds: How long the handler ran, in the mean.
+    """
+    return _packb((task, ran_by, seconds, codec.encoded_list(results)))
+
+
+def singles(record: Record) -> list[Record]:
+    """Return a record of several successes as one record a job, for whoever cannot keep it whole.
+
+    Raises:
+        DecodeError: Its body does not hold as many results.
+    """
+    if record.count == 1:
+        return [record]
+    task, ran_by, seconds, results = _success(record.body)
+    columns = codec.split_list(results, record.count)
+    return [
+        Record(key, record.state, record.attempt, of_result(task, result, ran_by, seconds), record.at)
+        for key, result in zip(record.keys, columns, strict=True)
+    ]
+
+
+def _success(data: bytes) -> tuple[str, str, float, bytes]:
+    found = read(data)
+    return found.task, found.ran_by, found.seconds, found.result
 
 
 def of_error(task: str, error: BaseException, ran_by: str = "", *, skip_frames: int = 0) -> bytes:
@@ -112,10 +155,10 @@ def read(data: bytes) -> Body:
         msg = f"a stored outcome is not readable: {error}"
         raise DecodeError(msg) from error
     match fields:
-        case [str(task), str(ran_by), bytes(result)]:
-            return Body(task, ran_by, result)
+        case [str(task), str(ran_by), float(seconds), bytes(result)]:
+            return Body(task, ran_by, seconds, result)
         case [str(task), str(ran_by), str(type_name), str(message), bytes(arguments), str(text)]:
-            return Body(task, ran_by, b"", type_name, message, arguments, text)
+            return Body(task, ran_by, 0.0, b"", type_name, message, arguments, text)
         case _:
             msg = "a stored outcome has not the fields of a result or an error"
             raise DecodeError(msg)

@@ -11,9 +11,10 @@ import dataclasses
 import datetime as dt
 import enum
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path, PurePath
 from struct import Struct
 from typing import Any, cast
@@ -25,7 +26,7 @@ import msgpack
 from queuelib.errors import DecodeError, EncodeError, TooLarge
 from queuelib.settings import MAX_DEPTH, MAX_MESSAGE_BYTES
 
-__all__ = ["EXTENSIONS", "decode", "encode", "plain"]
+__all__ = ["EXTENSIONS", "decode", "encode", "encoded_list", "plain", "split_list"]
 
 EXTENSIONS: Mapping[str, int] = {  # never renumbered: docs/wire-format.md describes each payload
     "datetime": 1,
@@ -111,6 +112,43 @@ def _decode(data: bytes, max_depth: int, extensions: int) -> Any:
         msg = f"nested deeper than {max_depth} containers"
         raise DecodeError(msg)
     return value
+
+
+def encoded_list(items: Sequence[bytes]) -> bytes:
+    """Return encoded values as the encoding of the list of them."""
+    return _array_header(len(items)) + b"".join(items)
+
+
+def split_list(data: bytes, count: int) -> list[bytes]:
+    """Return the encoding of each value in an encoded list of `count` values.
+
+    Raises:
+        DecodeError: It is not the encoding of a list of that length.
+    """
+    unpacker = msgpack.Unpacker(max_buffer_size=len(data) + 1)
+    unpacker.feed(data)
+    try:
+        found = unpacker.read_array_header()
+        if found != count:
+            msg = f"{found} values where {count} belong"
+            raise DecodeError(msg)
+        ends = [unpacker.tell()]
+        for _ in range(count):
+            unpacker.skip()
+            ends.append(unpacker.tell())
+    except (ValueError, msgpack.UnpackException) as error:
+        msg = f"not the encoding of a list: {type(error).__name__}: {error}"
+        raise DecodeError(msg) from error
+    if ends[-1] != len(data):
+        msg = "something follows the encoding of a list"
+        raise DecodeError(msg)
+    return [data[start:end] for start, end in pairwise(ends)]
+
+
+def _array_header(count: int) -> bytes:
+    if count < 16:  # noqa: PLR2004 - msgpack's fixarray
+        return bytes((0x90 | count,))
+    return b"\xdc" + count.to_bytes(2, "big") if count < 65_536 else b"\xdd" + count.to_bytes(4, "big")  # noqa: PLR2004
 
 
 def plain(value: object) -> Any:

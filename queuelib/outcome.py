@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from queuelib.ids import Key
 
@@ -79,16 +79,17 @@ class NotRun:
 Outcome = Done | Again | Failed | Quarantined | NotRun
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What a result backend keeps of one job: a state and opaque bytes.
+class Record(NamedTuple):
+    """What a result backend keeps of one job, or of several successes in a row: a state and opaque bytes.
 
     Attributes:
-        key: The job.
+        key: The job; the first one of several.
         state: One of the states above.
         attempt: The attempt that this record tells of, 1 for the first.
         body: Encoded result or error; empty for a state without one.
         at: Wall time in seconds at which it was made.
+        count: Number of consecutive jobs of the bundle, from `key` on, that it tells of; more than 1 only for
+            successes, whose body then holds a column of results: see `body.singles`.
     """
 
     key: Key
@@ -96,11 +97,18 @@ class Record:
     attempt: int = 1
     body: bytes = b""
     at: float = 0.0
+    count: int = 1  # type: ignore[assignment]  # tuple.count is not missed
 
     @property
     def is_final(self) -> bool:
         """Whether the job has ended."""
         return self.state in TERMINAL
+
+    @property
+    def keys(self) -> list[Key]:
+        """The jobs it tells of."""
+        bundle, first = self.key
+        return [Key(bundle, index) for index in range(first, first + self.count)]
 
 
 def supersedes(new: Record, old: Record | None) -> bool:

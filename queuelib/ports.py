@@ -300,16 +300,20 @@ class ResultBackend(Protocol):
         ...
 
     def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:
-        """Store records as `supersedes` in outcome.py decides; return which of them now stand.
+        """Store records as `supersedes` in outcome.py decides; return which of them now stand, for all their jobs.
 
         Args:
-            records: Any number of jobs, each at most once.
+            records: Any number of jobs, each at most once. A record of several successes (`count` above 1) is decided
+                job by job; a backend that cannot keep it whole stores `body.singles` of it.
             reply: Inbox of the client to wake, from the bundle; empty for none.
         """
         ...
 
     def fetch(self, keys: Sequence[Key]) -> list[Record | None]:
-        """Return what is known of each job, in order: its record, a `queued` one if it was only accepted, or None."""
+        """Return what is known of each job, in order: its record, a `queued` one if it was only accepted, or None.
+
+        A record of several successes is returned whole for each of its jobs that is asked for.
+        """
         ...
 
     def wait(self, keys: Sequence[Key], timeout: float) -> None:

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from queuelib import body, codec
 from queuelib.body import Body
 from queuelib.errors import DecodeError, RemoteError, RemoteTraceback, SoftTimeLimit
+from queuelib.ids import Key
+from queuelib.outcome import SUCCEEDED, Record
 from tests.unit.fakes import LETTERS, quick
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ class TestResult:
     @given(task=TEXTS, result=st.binary(max_size=20), ran_by=TEXTS)
     def test_it_comes_back(self, task: str, result: bytes, ran_by: str) -> None:
         """Task, encoded result and who ran it."""
-        assert body.read(body.of_result(task, result, ran_by)) == Body(task, ran_by, result)
+        assert body.read(body.of_result(task, result, ran_by)) == Body(task, ran_by, 0.0, result)
 
     def test_no_bytes(self) -> None:
         """A state without a body has nothing to say."""
@@ -278,3 +280,30 @@ class TestStarts:
     def test_no_count(self, value: Any) -> None:
         """What is not a sane number counts for nothing, so that nobody can have a job set aside."""
         assert body.starts_in(msgpack.packb(value)) == 0
+
+
+class TestRecordsOfSeveral:
+    """One record may tell of several successes in a row."""
+
+    def test_singles_have_what_each_job_returned(self) -> None:
+        """Cut apart, a column is the records that would have been written one by one."""
+        results = [codec.encode(value) for value in (1, "two", [3.0], {"four": None})]
+        record = Record(Key(b"b" * 16, 5), SUCCEEDED, 2, body.of_results("lab.work", results, "w1/7", 0.5), 9.0, 4)
+        assert body.singles(record) == [
+            Record(Key(b"b" * 16, 5 + at), SUCCEEDED, 2, body.of_result("lab.work", result, "w1/7", 0.5), 9.0)
+            for at, result in enumerate(results)
+        ]
+
+    @pytest.mark.parametrize("count", [15, 16, 70_000])
+    def test_long_columns_are_cut_too(self, count: int) -> None:
+        """Each length of a list has a header of its own on the wire."""
+        results = [codec.encode(value) for value in range(count)]
+        data = codec.encoded_list(results)
+        assert codec.decode(data) == list(range(count))
+        assert codec.split_list(data, count) == results
+
+    @pytest.mark.parametrize("data", [b"", b"\x92\x01", b"\x92\x01\x02\x03", b"\x91\x01", b"\xc1"])
+    def test_forged_columns_are_refused(self, data: bytes) -> None:
+        """Truncated, too long, of another length, or no list at all."""
+        with pytest.raises(DecodeError):
+            codec.split_list(data, 2)
