@@ -1,16 +1,18 @@
 # A bare Debian machine needs git and make only; `make help` lists what there is.
 SHELL := /bin/bash
 VENV ?= .venv
+BENCH_VENV ?= .venv-bench
+BENCH_ARGS ?=
 PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 SOURCES := queuelib backends/queuelib_memory backends/queuelib_sqlite backends/queuelib_redis backends/queuelib_rabbitmq
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test unit check format docs build clean
+.PHONY: help demo test unit check format docs build bench-peers clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.science ## install what the demos need, then run both: no server, no setup
 	$(BIN)/queuelib demo ga
@@ -42,6 +44,9 @@ docs: $(VENV)/.dev ## build the documentation into site/
 build: $(VENV)/.dev ## wheel and source distribution into dist/
 	$(BIN)/python -m build --outdir dist .
 
+bench-peers: $(BENCH_VENV)/.peers ## the same work on queuelib and its peers, into docs/benchmarks.md; BENCH_ARGS='--quick', '--help'
+	VENV=$(BENCH_VENV) QUEUELIB_TEST_WAY=local scripts/with-servers -- $(BENCH_VENV)/bin/python -m tests.benchmarks.peers $(BENCH_ARGS)
+
 clean: ## remove what the other targets made
 	rm -rf .venv .venv-* build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
@@ -54,4 +59,9 @@ $(VENV)/.science: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(BENCH_VENV)/.peers: pyproject.toml tests/benchmarks/peers/requirements.txt
+	[ -x $(BENCH_VENV)/bin/python ] || { python=$$(scripts/find-python) && "$$python" -m venv $(BENCH_VENV); }
+	$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/benchmarks/peers/requirements.txt
 	@touch $@

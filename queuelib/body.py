@@ -81,7 +81,7 @@ def of_results(task: str, results: Sequence[bytes], ran_by: str = "", seconds: f
         ran_by: Worker and process.
         seconds: How long the handler ran, in the mean.
     """
-    return _packb((task, ran_by, seconds, codec.encoded_list(results)))
+    return of_result(task, codec.encoded_list(results), ran_by, seconds)
 
 
 def singles(record: Record) -> list[Record]:

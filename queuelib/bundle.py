@@ -2,65 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
+from queuelib import codec
 from queuelib.envelope import encode
 from queuelib.message import Bundle, Outgoing
 
-__all__ = ["MAX_JOBS_A_BUNDLE", "Chunks", "outgoing", "part", "size_at"]
+__all__ = ["Chunk", "Chunks", "Sizes", "outgoing", "part"]
 
-MAX_JOBS_A_BUNDLE = 64  # beyond, the cost of a job's arguments dominates that of its envelope
 MAX_BYTES_A_BUNDLE = 64 * 1024  # stays below one AMQP frame (131,072 bytes)
-_SINGLES = 256  # the first ones travel alone, so that a short list of long jobs spreads over every machine
+MAX_JOBS_A_BUNDLE = 4096
+TARGET = 0.1  # seconds of work in a bundle: long enough to hide its costs, short enough to spread and to lose
+QUICK = 0.020  # seconds; a slower job travels alone
+_SINGLES = 256  # of a task that nobody has timed: the first jobs travel alone, for they may be long ones,
+_UNKNOWN = 64  # and the later ones in bundles of at most so many
+_MEMORY = TARGET  # seconds of work
 
 
-def size_at(position: int) -> int:
-    """Return how many jobs the bundle that starts at `position` of a stream may hold."""
-    return min(MAX_JOBS_A_BUNDLE, 1 + position // _SINGLES)
+class Sizes:
+    """How many jobs of one task go into a bundle: by their run times, as the outcomes tell them."""
+
+    def __init__(self) -> None:
+        self._spent = 0.0  # seconds, and
+        self._jobs = 0.0  # jobs that were run in them, both fading with the time that others ran since
+        self._size = 1
+
+    def ran(self, seconds: float, count: int) -> None:
+        """Note the mean run time of some jobs; the size at most doubles with each note, and shrinks at once."""
+        spent = seconds * count
+        if not 0.0 <= spent < math.inf:
+            return  # a stored number may be anything
+        kept = math.exp(-spent / _MEMORY)  # so that a stall in one job of thousands does not count for all
+        self._spent = self._spent * kept + spent
+        self._jobs = self._jobs * kept + count
+        mean = max(self._spent / self._jobs, 1e-6)
+        fitting = 1 if mean > QUICK * (1.0 + 1e-9) else int(TARGET / mean + 1e-9)
+        self._size = max(1, min(fitting, 2 * self._size, MAX_JOBS_A_BUNDLE))
+
+    def at(self, position: int) -> int:
+        """Return how many jobs the bundle that starts at `position` of a stream may hold."""
+        if not self._jobs:
+            return min(_UNKNOWN, 1 + position // _SINGLES)
+        return self._size
+
+
+class Chunk:
+    """Some calls, encoded as the column of one bundle."""
+
+    __slots__ = ("column", "count")
+
+    def __init__(self, column: bytes, count: int) -> None:
+        self.column = column
+        self.count = count
 
 
 class Chunks:
-    """Cuts encoded argument lists into the columns of successive bundles, in order and lazily.
+    """Cuts calls into the columns of successive bundles, in order and lazily.
 
-    It may be left and taken up again: an argument list that was read and did not fit begins the next column.
+    Args:
+        calls: The calls, in whatever form `pack` takes them.
+        pack: Encodes some calls as one column.
+        sizes: How many go together.
+        total: Number of calls if it is known: towards the end bundles get smaller, so that the last ones spread.
     """
 
-    def __init__(self, column: Iterable[bytes]) -> None:
-        self._column = iter(column)
+    def __init__(
+        self,
+        calls: Iterable[Any],
+        pack: Callable[[Sequence[Any]], bytes],
+        sizes: Sizes,
+        total: int | None = None,
+    ) -> None:
+        self._calls = iter(calls)
+        self._pack = pack
+        self._sizes = sizes
+        self._total = total
         self._position = 0
-        self._left_over: bytes | None = None
+        self._left_over: list[Chunk] = []
 
-    def __iter__(self) -> Iterator[list[bytes]]:
+    def __iter__(self) -> Iterator[Chunk]:
         return self
 
-    def __next__(self) -> list[bytes]:
-        chunk: list[bytes] = [] if self._left_over is None else [self._left_over]
-        self._left_over = None
-        total = sum(map(len, chunk))
-        limit = size_at(self._position)
-        while len(chunk) < limit:
-            arguments = next(self._column, None)
-            if arguments is None:
-                break
-            if chunk and total + len(arguments) > MAX_BYTES_A_BUNDLE:
-                self._left_over = arguments
-                break
-            chunk.append(arguments)
-            total += len(arguments)
-        if not chunk:
-            raise StopIteration
-        self._position += len(chunk)
+    def __next__(self) -> Chunk:
+        if not self._left_over:
+            size = self._sizes.at(self._position)
+            if self._total is not None:
+                size = max(1, min(size, (self._total - self._position) // _LAST_SPREAD))
+            calls = list(islice(self._calls, size))
+            if not calls:
+                raise StopIteration
+            self._left_over = self._fitting(calls)
+        chunk = self._left_over.pop()
+        self._position += chunk.count
         return chunk
 
+    def _fitting(self, calls: list[Any]) -> list[Chunk]:
+        """Return columns that are not too large, the first one last."""
+        column = self._pack(calls)
+        if len(column) <= MAX_BYTES_A_BUNDLE or len(calls) == 1:
+            return [Chunk(column, len(calls))]
+        middle = len(calls) // 2
+        return self._fitting(calls[middle:]) + self._fitting(calls[:middle])
 
-def part(bundle: Bundle, positions: Sequence[int], **changes: object) -> Bundle:
+
+_LAST_SPREAD = 8  # bundles that the last calls are spread over at the least
+
+
+def part(bundle: Bundle, positions: Sequence[int], **changes: Any) -> Bundle:
     """Return the jobs at `positions` of a bundle as a bundle of their own, under their own ids."""
-    return replace(
-        bundle,
+    if len(positions) == len(bundle.indexes):
+        return bundle._replace(**changes)
+    rows = codec.split_list(bundle.column, len(bundle.indexes))
+    return bundle._replace(
         indexes=[bundle.indexes[p] for p in positions],
-        arguments=[bundle.arguments[p] for p in positions],
-        **changes,  # type: ignore[arg-type]  # fields of Bundle, checked by dataclasses.replace
+        column=codec.encoded_list([rows[p] for p in positions]),
+        **changes,
     )
 
 

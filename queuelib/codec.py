@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path, PurePath
 from struct import Struct
 from typing import Any, cast
@@ -26,7 +26,17 @@ import msgpack
 from queuelib.errors import DecodeError, EncodeError, TooLarge
 from queuelib.settings import MAX_DEPTH, MAX_MESSAGE_BYTES
 
-__all__ = ["EXTENSIONS", "decode", "encode", "encoded_list", "plain", "split_list"]
+__all__ = [
+    "EXTENSIONS",
+    "decode",
+    "encode",
+    "encode_number",
+    "encoded_list",
+    "joined_list",
+    "list_length",
+    "plain",
+    "split_list",
+]
 
 EXTENSIONS: Mapping[str, int] = {  # never renumbered: docs/wire-format.md describes each payload
     "datetime": 1,
@@ -48,6 +58,7 @@ _packb = cast("Callable[..., bytes]", msgpack.packb)  # which says that it may r
 _COMPLEX = Struct("<dd")
 _ARRAY_KINDS = frozenset("biufcmMSU")  # numpy's letters for what has no Python objects inside
 _SCALARS = frozenset({int, float, str, bytes, bool, type(None)})
+_LISTS = frozenset({list, tuple})
 _NATIVE = (int, float, str, bytes, bytearray, list, tuple, dict, type(None))  # msgpack asks no more about these
 _MAX_MAP = 1_000_000
 _MAX_LIST = 16_000_000  # a byte an element at the least: no more can be in a message
@@ -77,6 +88,9 @@ def encode(value: object, *, max_bytes: int = MAX_MESSAGE_BYTES, max_depth: int 
         msg = f"the value takes {len(data):,} bytes; at most {max_bytes:,} fit. Pass a path or an id instead of the data itself"
         raise TooLarge(msg)
     return data
+
+
+encode_number = cast("Callable[[float], bytes]", msgpack.Packer().pack)  # of exactly int, float or bool, within 64 bits
 
 
 def decode(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
@@ -117,6 +131,20 @@ def _decode(data: bytes, max_depth: int, extensions: int) -> Any:
 def encoded_list(items: Sequence[bytes]) -> bytes:
     """Return encoded values as the encoding of the list of them."""
     return _array_header(len(items)) + b"".join(items)
+
+
+def joined_list(count: int, data: bytes) -> bytes:
+    """Return the encoding of a list of `count` values whose encodings follow each other in `data`."""
+    return _array_header(count) + data
+
+
+def list_length(data: bytes) -> int:
+    """Return the length of an encoded list, or -1 if the bytes begin otherwise; the values are not looked at."""
+    first = data[0] if data else 0
+    if 0x90 <= first <= 0x9F:  # noqa: PLR2004 - msgpack's fixarray
+        return first & 0x0F
+    width = {0xDC: 2, 0xDD: 4}.get(first, 0)
+    return int.from_bytes(data[1 : 1 + width], "big") if width and len(data) > width else -1
 
 
 def split_list(data: bytes, count: int) -> list[bytes]:
@@ -368,11 +396,13 @@ def _is_shallow(value: object, depth: int) -> bool:
     for _ in range(depth):
         if not level:
             return True
-        if len(level) == 1 and type(level[0]) is list:  # the common case, without generators
-            level = [item for item in level[0] if type(item) not in _SCALARS]
+        if _LISTS.issuperset(map(type, level)):  # the common case, without generators
+            lists = cast("list[list[object]]", level)
+            children = (item for item in chain.from_iterable(lists) if type(item) not in _SCALARS)
         else:
-            # each object once, or what contains itself in two places would double from level to level
-            level = list({id(child): child for item in level for _, child in _children(item)}.values())
+            children = (child for item in level for _, child in _children(item))
+        # each object once, or what contains itself in two places would double from level to level
+        level = list({id(child): child for child in children}.values())
         if len(level) > _MAX_LIST:
             return False
     return not level

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ class Running:
         return job_id(*self.key)
 
 
-running: ContextVar[Running | None] = ContextVar("queuelib_running", default=None)
+running: ContextVar[Callable[[], Running] | None] = ContextVar("queuelib_running", default=None)
 
 
 def current_job() -> Running:
@@ -42,8 +43,8 @@ def current_job() -> Running:
     Raises:
         QueuelibError: No worker called this code.
     """
-    job = running.get()
-    if job is None:
+    describe = running.get()
+    if describe is None:
         msg = "current_job() was called outside of a worker: no job is running here"
         raise QueuelibError(msg)
-    return job
+    return describe()

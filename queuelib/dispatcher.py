@@ -7,12 +7,14 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from queuelib import job as jobs
 from queuelib import mapping, naming, plugins
-from queuelib.bundle import Chunks, outgoing
+from queuelib.bundle import Chunk, Chunks, outgoing
 from queuelib.clock import SYSTEM, Clock, seconds
+from queuelib.codec import encoded_list
 from queuelib.color import DEFAULT_PALETTE, Palette
 from queuelib.errors import (
     BrokerUnavailable,
@@ -27,7 +29,7 @@ from queuelib.handlers import Handlers, Registry
 from queuelib.ids import Key, job_id, new_bundle_id, parse_job_id
 from queuelib.job import Job, Outcomes
 from queuelib.message import Bundle, Limits, Message, Outgoing
-from queuelib.options import CallOptions, Duration, TaskOptions, make_limits
+from queuelib.options import NO_OPTIONS, CallOptions, Duration, TaskOptions, make_limits
 from queuelib.settings import DEFAULT_NAMESPACE, KEEP, NAMESPACE, SUBMIT_DEADLINE, mask
 from queuelib.task import Definition, Task
 
@@ -110,7 +112,7 @@ class Dispatcher:
         self._results_pid = 0
         self._transport_keeps_records = False
         self.outcomes = Outcomes(
-            self.open_results, self._load_result, self._exceptions, self.keep, self._how_to_serve, self.events
+            self.open_results, self._load_results, self._exceptions, self.keep, self._how_to_serve, self.events
         )
 
     # Where it connects to
@@ -325,34 +327,47 @@ class Dispatcher:
             UnknownTask, ArgumentError, EncodeError: One of them does not fit; nothing of this call was submitted.
             BrokerUnavailable, SubmitUnknown: As for `task.submit_many`.
         """
-        runs: list[tuple[Definition, list[bytes]]] = []
-        for message in messages:
-            definition = self._definition_of(message)
-            if not runs or runs[-1][0] is not definition:
-                runs.append((definition, []))
-            runs[-1][1].append(definition.schema.pack_message(message))
-        return self._submit_columns([(d, column, CallOptions()) for d, column in runs])
+        _refuse_in_worker("submit()")
+        bundles: list[Bundle] = []
+        for definition, same in groupby(messages, self._definition_of):
+            bundles += self._bundles(definition, Chunks(same, definition.schema.pack_messages, definition.sizes))
+        return self._submit_bundles(bundles)
+
+    def submit_call(
+        self, definition: Definition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: CallOptions
+    ) -> Job[Any]:
+        """Submit one call; this is what `task.submit` calls."""
+        _refuse_in_worker("submit()")
+        column = encoded_list([definition.schema.pack(args, kwargs)])
+        return self._submit_bundles([self._bundle(definition, Chunk(column, 1), options)])[0]
 
     def submit_rows(
-        self, definition: Definition, rows: Iterable[tuple[tuple[Any, ...], dict[str, Any]]], options: CallOptions
+        self, definition: Definition, rows: Iterable[tuple[Any, ...]], options: CallOptions
     ) -> list[Job[Any]]:
-        """Submit calls of one task; this is what `task.submit` calls."""
-        pack = definition.schema.pack
-        return self._submit_columns([(definition, [pack(args, kwargs) for args, kwargs in rows], options)])
+        """Submit calls of one task; this is what `task.submit_many` calls."""
+        _refuse_in_worker("submit()")
+        chunks = Chunks(rows, definition.schema.pack_rows, definition.sizes)
+        return self._submit_bundles(self._bundles(definition, chunks, options))
 
     def map_rows(
-        self, definition: Definition, rows: Iterable[tuple[Any, ...]], options: CallOptions, *, ordered: bool
+        self,
+        definition: Definition,
+        rows: Iterable[tuple[Any, ...]],
+        options: CallOptions,
+        *,
+        ordered: bool,
+        total: int | None = None,
     ) -> Generator[Any]:
         """Submit calls lazily and yield their results; this is what `task.map` calls."""
-        pack = definition.schema.pack
 
-        def send(columns: list[list[bytes]]) -> list[bytes]:
-            bundles = [self._bundle(definition, column, options) for column in columns]
+        def send(batch: list[Chunk]) -> list[bytes]:
+            bundles = self._bundles(definition, batch, options)
             self.publish([outgoing(bundle) for bundle in bundles])
             return [bundle.id for bundle in bundles]
 
         about = (definition.name, self._color_of(definition, options))
-        stream = mapping.Stream(Chunks(pack(row, {}) for row in rows), send, self.outcomes, about)
+        chunks = Chunks(rows, definition.schema.pack_rows, definition.sizes, total)
+        stream = mapping.Stream(chunks, send, self.outcomes, definition.sizes, about)
         stream.refill()
         return stream.results(ordered=ordered)
 
@@ -432,28 +447,20 @@ class Dispatcher:
 
     # How
 
-    def _submit_columns(self, columns: Sequence[tuple[Definition, list[bytes], CallOptions]]) -> list[Job[Any]]:
-        _refuse_in_worker("submit()")
-        made: list[Job[Any]] = []
-        frames: list[Outgoing] = []
-        for definition, column, options in columns:
-            about = (definition.name, self._color_of(definition, options))
-            for chunk in Chunks(column):
-                bundle = self._bundle(definition, chunk, options)
-                frames.append(outgoing(bundle))
-                made += [Job(self.outcomes, Key(bundle.id, index), about) for index in range(bundle.size)]
-        self.publish(frames)
-        return made
+    def _bundles(
+        self, definition: Definition, chunks: Iterable[Chunk], options: CallOptions = NO_OPTIONS
+    ) -> list[Bundle]:
+        return [self._bundle(definition, chunk, options) for chunk in chunks]
 
-    def _bundle(self, definition: Definition, column: list[bytes], options: CallOptions) -> Bundle:
+    def _bundle(self, definition: Definition, chunk: Chunk, options: CallOptions) -> Bundle:
         now = self._clock.wall()
         return Bundle(
             id=new_bundle_id(now),
             task=definition.name,
             color=self._color_of(definition, options),
-            size=len(column),
-            indexes=range(len(column)),
-            arguments=column,
+            size=chunk.count,
+            indexes=range(chunk.count),
+            column=chunk.column,
             schema=definition.schema.hash,
             limits=options.limits or definition.options.limits,
             submitted=now,
@@ -461,6 +468,14 @@ class Dispatcher:
             expires=None if options.expires is None else now + options.expires,
             reply=self.open_results().inbox(),
         )
+
+    def _submit_bundles(self, bundles: Sequence[Bundle]) -> list[Job[Any]]:
+        self.publish([outgoing(bundle) for bundle in bundles])
+        made: list[Job[Any]] = []
+        for bundle in bundles:
+            about = (bundle.task, bundle.color)
+            made += [Job(self.outcomes, Key(bundle.id, index), about) for index in bundle.indexes]
+        return made
 
     def publish(self, frames: Sequence[Outgoing]) -> None:
         """Hand frames to the broker, in batches; what `submit` ends in.
@@ -532,9 +547,9 @@ class Dispatcher:
     def _checked(self, color: str | None) -> str | None:
         return color if color is None else self.palette.require(color)
 
-    def _load_result(self, task: str, encoded: bytes) -> Any:
+    def _load_results(self, task: str, encoded: bytes) -> list[Any]:
         definition = self.definitions.get(task)
-        return jobs.plain_value(encoded) if definition is None else definition.schema.load_result(encoded)
+        return jobs.plain_values(encoded) if definition is None else definition.schema.load_results(encoded)
 
     def _how_to_serve(self, task: str, color: str) -> str:
         url = self.broker_url

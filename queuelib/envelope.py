@@ -1,46 +1,58 @@
 """The wire form of a bundle: bytes that every version of queuelib can at least recognize.
 
 An envelope is a msgpack list of four: version, key id, signature, payload. The payload is itself msgpack, in a byte
-string, so that a signature can cover it as it is: a list of the header and the column of arguments, one byte string
-a job. docs/wire-format.md describes each field and holds test vectors.
+string, so that a signature can cover it as it is. What all bundles of one call have in common is a byte string in turn:
+whoever reads many of them checks it once. docs/wire-format.md describes each field and holds test vectors.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import isfinite
 from typing import Any, cast
 
 import msgpack
 
+from queuelib.codec import list_length
 from queuelib.errors import DecodeError, TooLarge, UnsupportedVersion
 from queuelib.ids import BUNDLE_BYTES
 from queuelib.message import Bundle, Limits
 from queuelib.settings import MAX_MESSAGE_BYTES, MAX_RETRIES
 
-__all__ = ["VERSION", "decode", "encode"]
+__all__ = ["MAX_JOBS", "VERSION", "decode", "encode"]
 
-VERSION = 1
+VERSION = 2
+_MOST_BYTES = MAX_MESSAGE_BYTES + 1024
+_MOST_ATTEMPTS = MAX_RETRIES + 1
 MAX_JOBS = 65_536  # in one bundle; a forged count must not make us allocate more
 _packb = cast("Callable[..., bytes]", msgpack.packb)  # which says that it may return None, and never does
+_unpackb = cast("Callable[..., Any]", msgpack.unpackb)
 _OPTIONAL_NUMBER = (int, float, type(None))
-_HEADER_TYPES: tuple[Any, ...] = (
-    bytes,  # bundle id
+_NUMBER = (int, float)
+_CALL_TYPES: tuple[Any, ...] = (
     str,  # task
     str,  # color
-    int,  # size
-    (list, type(None)),  # indexes; nil for all of them
     bytes,  # schema hash
     list,  # limits
-    (int, float),  # submitted
+    str,  # reply
+)
+_LIMIT_TYPES: tuple[Any, ...] = (_OPTIONAL_NUMBER, _OPTIONAL_NUMBER, int, _NUMBER, _NUMBER)
+_PAYLOAD_TYPES: tuple[Any, ...] = (
+    bytes,  # call
+    bytes,  # bundle id
+    int,  # size
+    (list, type(None)),  # indexes; nil for all of them
+    _NUMBER,  # submitted
     _OPTIONAL_NUMBER,  # due
     _OPTIONAL_NUMBER,  # expires
     int,  # attempt
     int,  # deaths
-    str,  # reply
     bytes,  # trace
+    bytes,  # column
 )
-_LIMIT_TYPES: tuple[Any, ...] = (_OPTIONAL_NUMBER, _OPTIONAL_NUMBER, int, (int, float), (int, float))
+_PLAIN = bytes([0x94, VERSION, 0xC0, 0xC0, 0xC4])  # the beginning of an unsigned envelope below 256 bytes
+_Call = tuple[str, str, bytes, Limits, str]
 
 
 def encode(bundle: Bundle) -> bytes:
@@ -49,99 +61,109 @@ def encode(bundle: Bundle) -> bytes:
     Raises:
         TooLarge: The frame is larger than a message may be, in bytes.
     """
-    limits = bundle.limits
-    is_whole = len(bundle.indexes) == bundle.size
-    header = (
-        bundle.id,
-        bundle.task,
-        bundle.color,
-        bundle.size,
-        None if is_whole else list(bundle.indexes),
-        bundle.schema,
-        (limits.timeout, limits.hard_timeout, limits.retries, limits.backoff, limits.max_backoff),
-        bundle.submitted,
-        bundle.due,
-        bundle.expires,
-        bundle.attempt,
-        bundle.deaths,
-        bundle.reply,
-        bundle.trace,
+    payload = _packb(
+        (
+            _pack_call(bundle.task, bundle.color, bundle.schema, bundle.limits, bundle.reply),
+            bundle.id,
+            bundle.size,
+            None if len(bundle.indexes) == bundle.size else list(bundle.indexes),
+            bundle.submitted,
+            bundle.due,
+            bundle.expires,
+            bundle.attempt,
+            bundle.deaths,
+            bundle.trace,
+            bundle.column,
+        )
     )
-    payload = _packb((header, bundle.arguments), use_bin_type=True)
     if len(payload) > MAX_MESSAGE_BYTES:
         msg = (
             f"a message for {bundle.task!r} has {len(payload):,} bytes; at most {MAX_MESSAGE_BYTES:,} fit. "
             "Pass a path or an id instead of the data itself"
         )
         raise TooLarge(msg)
-    return _packb((VERSION, None, None, payload), use_bin_type=True)
+    return _packb((VERSION, None, None, payload))
 
 
 def decode(frame: bytes) -> Bundle:
     """Return the bundle in a frame; the arguments stay encoded.
 
     Raises:
-        UnsupportedVersion: A newer queuelib wrote it.
+        UnsupportedVersion: Another version of queuelib wrote it.
         DecodeError: The bytes are truncated, foreign or contradict themselves.
     """
+    if frame[:5] == _PLAIN and len(frame) > 6 and frame[5] == len(frame) - 6:  # noqa: PLR2004 - the length is one byte
+        return _bundle(_unpack(frame[6:], "the payload"))  # the common case: a short one of this version, unsigned
     outer = _unpack(frame, "the envelope")
-    if not isinstance(outer, list) or not outer or type(outer[0]) is not int:
+    if type(outer) is not list or not outer or type(outer[0]) is not int:
         msg = "these bytes are not an envelope of queuelib"
         raise DecodeError(msg)
     if outer[0] != VERSION:
         msg = f"the envelope has version {outer[0]}; this queuelib reads version {VERSION}"
         raise UnsupportedVersion(msg)
-    if len(outer) != 4 or not isinstance(outer[3], bytes):  # noqa: PLR2004 - the four parts in the docstring
+    if len(outer) != 4 or type(outer[3]) is not bytes:  # noqa: PLR2004 - the four parts in the docstring
         msg = "the envelope is not a list of version, key id, signature and payload"
         raise DecodeError(msg)
-    payload = _unpack(outer[3], "the payload")
-    if not isinstance(payload, list) or len(payload) != 2:  # noqa: PLR2004
-        msg = "the payload is not a header and a column of arguments"
+    return _bundle(_unpack(outer[3], "the payload"))
+
+
+@lru_cache(maxsize=1024)
+def _pack_call(task: str, color: str, schema: bytes, limits: Limits, reply: str) -> bytes:
+    numbers = (limits.timeout, limits.hard_timeout, limits.retries, limits.backoff, limits.max_backoff)
+    return _packb((task, color, schema, numbers, reply))
+
+
+@lru_cache(maxsize=1024)
+def _read_call(data: bytes) -> _Call:
+    fields = _unpack(data, "the call")
+    _check(fields, _CALL_TYPES, "call")
+    task, color, schema, numbers, reply = fields
+    _check(numbers, _LIMIT_TYPES, "limits")
+    if any(limit is not None and limit < 0 for limit in numbers) or numbers[2] > MAX_RETRIES:
+        msg = "a limit is out of range"
         raise DecodeError(msg)
-    return _bundle(payload[0], payload[1])
+    return task, color, schema, Limits(*numbers), reply
 
 
 def _unpack(data: bytes, what: str) -> Any:
-    if len(data) > MAX_MESSAGE_BYTES + 1024:
+    if len(data) > _MOST_BYTES:
         msg = f"{what} has {len(data):,} bytes; at most {MAX_MESSAGE_BYTES:,} are read"
         raise DecodeError(msg)
     try:
-        return msgpack.unpackb(data, max_array_len=MAX_JOBS, max_map_len=0, max_ext_len=0)
+        return _unpackb(data, max_array_len=MAX_JOBS, max_map_len=0, max_ext_len=0)
     except (ValueError, TypeError, RecursionError) as error:
         msg = f"{what} is not readable: {type(error).__name__}: {error}"
         raise DecodeError(msg) from error
 
 
-def _bundle(header: Any, column: Any) -> Bundle:
-    _check(header, _HEADER_TYPES, "header")
-    _check(header[6], _LIMIT_TYPES, "limits")
-    if not isinstance(column, list) or not all(type(value) is bytes for value in column):  # pyright: ignore[reportUnnecessaryIsInstance]
-        msg = "the arguments are not a column of byte strings"
-        raise DecodeError(msg)
-    bundle_id, size, attempt, deaths, retries = header[0], header[3], header[10], header[11], header[6][2]
-    counts_are_sane = 1 <= attempt <= MAX_RETRIES + 1 and 0 <= deaths <= MAX_RETRIES and retries <= MAX_RETRIES
+def _bundle(fields: Any) -> Bundle:
+    _check(fields, _PAYLOAD_TYPES, "payload")
+    call, bundle_id, size, written, submitted, due, expires, attempt, deaths, trace, column = fields
+    task, color, schema, limits, reply = _read_call(call)
+    counts_are_sane = 1 <= attempt <= _MOST_ATTEMPTS and 0 <= deaths <= MAX_RETRIES
     if len(bundle_id) != BUNDLE_BYTES or not 0 < size <= MAX_JOBS or not counts_are_sane:
-        msg = "the header's bundle id, size, attempt, deaths or retries is out of range"
+        msg = "the bundle id, size, attempt or deaths is out of range"
         raise DecodeError(msg)
-    if any(limit is not None and limit < 0 for limit in header[6]):
-        msg = "a limit is negative"
-        raise DecodeError(msg)
+    if written is None and size == list_length(column):
+        indexes: Sequence[int] = range(size)
+    else:
+        indexes = _indexes(written, size, list_length(column))
     return Bundle(
-        id=bundle_id,
-        task=header[1],
-        color=header[2],
-        size=size,
-        indexes=_indexes(header[4], size, len(column)),
-        arguments=column,
-        schema=header[5],
-        limits=Limits(*header[6]),
-        submitted=header[7],
-        due=header[8],
-        expires=header[9],
-        attempt=attempt,
-        deaths=deaths,
-        reply=header[12],
-        trace=header[13],
+        bundle_id,
+        task,
+        color,
+        size,
+        indexes,
+        column,
+        schema,
+        limits,
+        submitted,
+        due,
+        expires,
+        attempt,
+        deaths,
+        reply,
+        trace,
     )
 
 
@@ -153,20 +175,29 @@ def _indexes(written: list[Any] | None, size: int, count: int) -> range | list[i
     else:
         msg = "the indexes are not ascending numbers below the size"
         raise DecodeError(msg)
-    if not count or len(indexes) != count:
-        msg = f"the bundle has {len(indexes)} indexes and {count} argument lists"
+    if count <= 0 or len(indexes) != count:
+        msg = f"the bundle has {len(indexes)} indexes and a column of {count} argument lists"
         raise DecodeError(msg)
     return indexes
 
 
 def _check(values: Any, types: tuple[Any, ...], what: str) -> None:
-    if not isinstance(values, list) or len(values) != len(types):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if type(values) is not list or len(values) != len(types):
         msg = f"the {what} has not the {len(types)} fields of version {VERSION}"
         raise DecodeError(msg)
-    for position, (value, expected) in enumerate(zip(values, types, strict=True)):
-        if not isinstance(value, expected) or value is True or value is False:
-            msg = f"field {position} of the {what} has the type {type(value).__name__}"
+    found = (what, *map(type, values))
+    if found not in _fitting:
+        for position, (value, expected) in enumerate(zip(values, types, strict=True)):
+            if not isinstance(value, expected) or value is True or value is False:
+                msg = f"field {position} of the {what} has the type {type(value).__name__}"
+                raise DecodeError(msg)
+        _fitting.add(found)
+    for value in values:
+        if type(value) is float and not isfinite(value):
+            msg = f"a field of the {what} is {value}, and every number is finite"
             raise DecodeError(msg)
-        if isinstance(value, float) and not math.isfinite(value):
-            msg = f"field {position} of the {what} is {value}, and every number is finite"
-            raise DecodeError(msg)
+
+
+_fitting: set[tuple[object, ...]] = (
+    set()
+)  # the few combinations of types that were found right: two numbers are two types

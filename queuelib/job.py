@@ -33,15 +33,15 @@ class Outcomes:
 
     Attributes:
         open_results: Opens the result backend on first use.
-        load: Turns the encoded result of a task into a value.
+        load: Turns an encoded list of results of a task into values.
         exceptions: Exception classes that are raised as themselves besides the builtins.
         keep: Seconds for which outcomes are kept.
         how_to_serve: Text that tells how to start a worker.
-        events: Told `result` with task, state and ran_by whenever a result is read.
+        events: Told `result` with task, state, ran_by and the count of jobs whenever results are read.
     """
 
     open_results: Callable[[], ResultBackend]
-    load: Callable[[str, bytes], Any]
+    load: Callable[[str, bytes], list[Any]]
     exceptions: Mapping[str, type[Exception]]
     keep: float
     how_to_serve: Callable[[str, str], str]
@@ -87,17 +87,26 @@ class Outcomes:
             until = min(notice_at, end if end is not None else now + _FOREVER)
             self.open_results().wait(keys, max(0.0, min(until, now + _FOREVER) - now))
 
-    def value(self, record: Record) -> Any:
+    def value(self, record: Record, key: Key) -> Any:
         """Return the value of a job that ended well.
 
         Raises:
             Exception: What the handler raised, or one of ours for another ending.
         """
+        return self.values(record)[0][key.index - record.key.index]
+
+    def values(self, record: Record) -> tuple[list[Any], float]:
+        """Return the values of all jobs that a record tells of, and the mean of the seconds that they ran.
+
+        Raises:
+            Exception: What the handler raised, or one of ours for another ending.
+        """
         body = bodies.read(record.body)
-        self.events.tell("result", task=body.task, state=record.state, ran_by=body.ran_by)
-        if record.state == SUCCEEDED:
-            return self.load(body.task, body.result)
-        raise self.error(record)
+        self.events.tell("result", task=body.task, state=record.state, ran_by=body.ran_by, count=record.count)
+        if record.state != SUCCEEDED:
+            raise self.error(record)
+        data = body.result if record.count > 1 else codec.encoded_list([body.result])
+        return self.load(body.task, data), body.seconds
 
     def error(self, record: Record) -> Exception:
         """Return the exception that stands for an ending other than success."""
@@ -198,7 +207,7 @@ class Job(Generic[R]):
             RemoteError: The handler raised something that is not one of the builtin exceptions or registered types.
             Exception: The builtin or registered exception that the handler raised.
         """
-        value: R = self._outcomes.value(self._wait(timeout))
+        value: R = self._outcomes.value(self._wait(timeout), self.key)
         return value
 
     def exception(self, timeout: Duration | None = None) -> Exception | None:
@@ -267,8 +276,12 @@ def gather(jobs: Iterable[Job[R]], timeout: float | None) -> list[R]:
     values: list[R] = []
     for start in range(0, len(waiting), _WINDOW):
         window = waiting[start : start + _WINDOW]
-        for record in _final_records(window, end):
-            values.append(window[0]._outcomes.value(record))  # noqa: PERF401, SLF001 - a failure stops at its place
+        last: Record | None = None
+        column: list[Any] = []
+        for job, record in zip(window, _final_records(window, end), strict=True):
+            if record is not last:  # one record may tell of many jobs in a row
+                last, column = record, window[0]._outcomes.values(record)[0]  # noqa: SLF001
+            values.append(column[job.key.index - record.key.index])
     return values
 
 
@@ -282,9 +295,10 @@ def as_completed(jobs: Iterable[Job[R]], timeout: float | None) -> Iterator[Job[
         left = None if end is None else max(0.0, end - time.monotonic())
         first._outcomes.wait_for(keys, left, first._about)  # noqa: SLF001
         for start in range(0, len(keys), _WINDOW):
-            for record in first._outcomes.records(keys[start : start + _WINDOW]):  # noqa: SLF001
+            window = keys[start : start + _WINDOW]
+            for key, record in zip(window, first._outcomes.records(window), strict=True):  # noqa: SLF001
                 if record.is_final:
-                    job = pending.pop(record.key)
+                    job = pending.pop(key)
                     job._keep(record)  # noqa: SLF001
                     yield job
 
@@ -301,7 +315,7 @@ def _final_records(jobs: Sequence[Job[R]], end: float | None) -> Iterator[Record
             continue
         if job.key not in known:
             unknown = [other.key for other in jobs[position:] if other.key not in known]
-            known.update({r.key: r for r in outcomes.records(unknown) if r.is_final})
+            known.update({k: r for k, r in zip(unknown, outcomes.records(unknown), strict=True) if r.is_final})
         if job.key not in known:
             left = None if end is None else max(0.0, end - time.monotonic())
             known[job.key] = outcomes.wait_for([job.key], left, job._about)  # noqa: SLF001
@@ -312,6 +326,7 @@ def _serves(worker: WorkerInfo, task: str, color: str) -> bool:
     return color in worker.colors and task in worker.tasks
 
 
-def plain_value(encoded: bytes) -> Any:
-    """Return a result of a task that this process does not know, as plain values."""
-    return codec.decode(encoded)
+def plain_values(encoded: bytes) -> list[Any]:
+    """Return results of a task that this process does not know, as plain values."""
+    values: list[Any] = codec.decode(encoded)
+    return values

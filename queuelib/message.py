@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, TypeVar
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-__all__ = ["Bundle", "Limits", "Message", "Outgoing"]
+__all__ = ["NO_LIMITS", "Bundle", "Limits", "Message", "Outgoing"]
 
 R = TypeVar("R")
 
@@ -19,8 +16,7 @@ class Message(Generic[R]):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What a job may take, in seconds and attempts.
 
     Attributes:
@@ -38,8 +34,10 @@ class Limits:
     max_backoff: float = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+NO_LIMITS = Limits()
+
+
+class Bundle(NamedTuple):
     """Jobs of one task that travel in one broker message; a single job is a bundle of one.
 
     Attributes:
@@ -48,7 +46,7 @@ class Bundle:
         color: Queue it belongs to.
         size: Number of jobs the bundle was submitted with.
         indexes: Which of them travel here, ascending.
-        arguments: One encoded argument list for each of `indexes`.
+        column: The encoded list of their argument lists, one for each of `indexes`.
         schema: Digest of the argument types at the submitter.
         limits: Time limits and retries.
         submitted: Wall time of submission.
@@ -65,9 +63,9 @@ class Bundle:
     color: str
     size: int
     indexes: Sequence[int]
-    arguments: Sequence[bytes]
+    column: bytes
     schema: bytes = b""
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = NO_LIMITS
     submitted: float = 0.0
     due: float | None = None
     expires: float | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 
 from queuelib.clock import seconds
@@ -51,6 +51,9 @@ class CallOptions:
     limits: Limits | None = None
 
 
+NO_OPTIONS = CallOptions()
+
+
 def make_limits(
     base: Limits,
     *,
@@ -67,18 +70,18 @@ def make_limits(
     """
     if timeout is not None:
         soft = duration("timeout", timeout, above_zero=True)
-        base = replace(base, timeout=soft, hard_timeout=soft + HARD_MARGIN)
+        base = base._replace(timeout=soft, hard_timeout=soft + HARD_MARGIN)
     if hard_timeout is not None:
-        base = replace(base, hard_timeout=duration("hard_timeout", hard_timeout, above_zero=True))
+        base = base._replace(hard_timeout=duration("hard_timeout", hard_timeout, above_zero=True))
     if retries is not None:
         if type(retries) is not int or not 0 <= retries <= MAX_RETRIES:
             msg = f"retries is a number of attempts, 0 to {MAX_RETRIES:,}, not {retries!r}"
             raise ConfigurationError(msg)
-        base = replace(base, retries=retries)
+        base = base._replace(retries=retries)
     if backoff is not None:
-        base = replace(base, backoff=duration("backoff", backoff))
+        base = base._replace(backoff=duration("backoff", backoff))
     if max_backoff is not None:
-        base = replace(base, max_backoff=duration("max_backoff", max_backoff))
+        base = base._replace(max_backoff=duration("max_backoff", max_backoff))
     if base.timeout is not None and base.hard_timeout is not None and base.hard_timeout < base.timeout:
         msg = (
             f"hard_timeout ({base.hard_timeout:g} s) is below timeout ({base.timeout:g} s): it would always come first"

@@ -40,8 +40,7 @@ QUARANTINED: Final = "quarantined"
 TERMINAL: Final = frozenset({SUCCEEDED, FAILED, CANCELLED, EXPIRED, QUARANTINED})
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """The handler returned; `body` is the encoded result."""
 
     body: bytes

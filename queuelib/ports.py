@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
+@dataclass(slots=True, eq=False)
 class Delivery:
     """A frame in hand: it must be settled or given back.
 
@@ -44,6 +44,7 @@ class Delivery:
         tag: The transport's own handle.
         redelivered: Whether somebody took it before and died, or gave it back.
         published: Wall time of its first publication, as far as the transport knows; else of its arrival.
+        is_lost: Whether the core has learned that it is not ours any more; no transport sets it.
     """
 
     frame: bytes
@@ -51,6 +52,7 @@ class Delivery:
     tag: Any
     redelivered: bool = False
     published: float = 0.0
+    is_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class QuarantineItem:
 
 @dataclass(slots=True, eq=False)
 class Settled:
-    """All that one delivery asks to be written, in this order: records and quarantine, successors, acknowledgement.
+    """All that one delivery asks to be written, in the order of `queuelib.worker.settle`.
 
     Attributes:
         delivery: The delivery.
@@ -86,9 +88,9 @@ class Settled:
     """
 
     delivery: Delivery
-    records: list[Record] = field(default_factory=list[Record])
-    successors: list[Outgoing] = field(default_factory=list[Outgoing])
-    quarantined: list[QuarantineItem] = field(default_factory=list[QuarantineItem])
+    records: Sequence[Record] = ()
+    successors: Sequence[Outgoing] = ()
+    quarantined: Sequence[QuarantineItem] = ()
     is_complete: bool = False
     reply: str = ""
 
@@ -191,7 +193,8 @@ class DelayExchanges(Protocol):
 class Lane(Protocol):
     """The verbs by which the core moves frames; one thread at a time.
 
-    Every verb raises `BrokerUnavailable` when the server is gone; the lane is then closed and built anew.
+    Every verb raises `BrokerUnavailable` when the server is gone. The lane is then closed and built anew, unless its
+    redelivery rests on a lease: such a lane goes on as the same taker when the server is back.
     """
 
     @property

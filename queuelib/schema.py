@@ -10,25 +10,32 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import msgspec
 
 from queuelib import codec
-from queuelib.errors import ArgumentError, DecodeError, EncodeError, RegistrationError
+from queuelib.errors import ArgumentError, DecodeError, EncodeError, QueuelibError, RegistrationError
 
 __all__ = ["Call", "Schema", "SchemaMismatch", "as_message_class"]
 
 _PARAMETER = inspect.Parameter
 _OURS = (bytes, dt.datetime, dt.date, dt.time, dt.timedelta, Decimal, UUID)  # the codec has made them: no text does
 _EXACT = (int, float, str, bytes, bool)  # a value of exactly this type needs no conversion
-_UNFIT = (TypeError, OverflowError, NotImplementedError)  # msgspec's, of annotations it does not do and huge numbers
+_UNFIT = (
+    TypeError,
+    OverflowError,
+    NotImplementedError,
+    AttributeError,
+)  # msgspec's: odd annotations, huge or numpy numbers
 _PLACE = re.compile(r" - at `(?:key(?P<key>[^`]*)` in `)?\$(?P<path>[^`]*)`$")
+_MISFIT = (msgspec.ValidationError, *_UNFIT)
+_NUMBERS = (int, float, bool)
 _MISSING = object()
 
 
@@ -82,6 +89,8 @@ class Schema:
         self._result: Any = _MISSING
         self._exact: list[type | None] = []
         self._defaults: tuple[Any, ...] = ()
+        self._is_plain = False  # every parameter can be given by position, and by nothing but its own place
+        self._row_type: Any = None
 
     @classmethod
     def of_function(cls, function: Callable[..., Any], name: str = "") -> Schema:
@@ -132,6 +141,25 @@ class Schema:
                 return self._checked(data)
         return data
 
+    def pack_rows(self, rows: Sequence[tuple[Any, ...]]) -> bytes:
+        """Return calls by position as a column: the encoded list of their argument lists.
+
+        Raises:
+            ArgumentError, EncodeError: As for `pack`, of the first row that does not fit.
+        """
+        self._prepare()
+        if self._is_plain and all(len(row) == len(self._exact) for row in rows):
+            if all(exact and _are_all(exact, values) for exact, values in zip(self._exact, zip(*rows), strict=False)):  # noqa: B905
+                return self._encode(rows)
+            try:
+                data = self._encode(rows)
+                self._convert_rows(self._decode_own(data))
+            except (ArgumentError, EncodeError, *_MISFIT):
+                pass  # the rows one by one say which it is, or turn numpy's values into plain ones
+            else:
+                return data
+        return codec.encoded_list([self.pack(row, {}) for row in rows])
+
     def pack_message(self, message: object) -> bytes:
         """Return a message as bytes.
 
@@ -143,6 +171,14 @@ class Schema:
         data = self._encode(message)
         loaded, was_plain = self._convert(self._decode_own(data), self._cls)
         return self._encode(loaded) if was_plain else data
+
+    def pack_messages(self, messages: Sequence[object]) -> bytes:
+        """Return messages as a column.
+
+        Raises:
+            ArgumentError, EncodeError: As for `pack_message`, of the first that does not fit.
+        """
+        return codec.encoded_list([self.pack_message(message) for message in messages])
 
     def load(self, data: bytes, schema_hash: bytes | None = None) -> Any:
         """Return the message, or the `Call`, that bytes hold.
@@ -157,7 +193,9 @@ class Schema:
             ArgumentError: They were written for this shape and do not fit; the message has the path.
         """
         self._prepare()
-        value = codec.decode(data)
+        return self._load_value(codec.decode(data), schema_hash)
+
+    def _load_value(self, value: Any, schema_hash: bytes | None) -> Any:
         try:
             if self._cls is not None:
                 return self._convert(value, self._cls)[0]
@@ -169,6 +207,62 @@ class Schema:
                 msg = f"{self.name} was submitted with another shape ({_shape(value)}) than it has here {self.describe()}: {error}"
                 raise SchemaMismatch(msg) from error
             raise
+
+    def load_column(self, column: bytes, schema_hash: bytes | None = None) -> list[Any]:
+        """Return what each job of a column is called with.
+
+        Args:
+            column: The encoded list of what `pack` or `pack_message` returned.
+            schema_hash: Digest of the types there.
+
+        Returns:
+            For each job a tuple of positional arguments, a `Call`, a message, or the error that `load` would raise.
+
+        Raises:
+            DecodeError: The column is not readable.
+        """
+        self._prepare()
+        rows: Any = codec.decode(column)
+        if schema_hash is None or schema_hash == self.hash:
+            try:
+                if self._cls is not None:
+                    return self._convert_messages(rows)
+                if self._is_plain:
+                    return self._convert_rows(rows)
+            except Exception:  # noqa: BLE001, S110 - classes may check themselves as they like
+                pass  # the jobs one by one say which it is
+        return [self._load_or_error(value, schema_hash) for value in rows]
+
+    def load_results(self, data: bytes) -> list[Any]:
+        """Return the results in an encoded list of them, as the return annotation says.
+
+        Raises:
+            DecodeError, ArgumentError: As for `load_result`.
+        """
+        self._prepare()
+        values: list[Any] = codec.decode(data)
+        if self._result is _MISSING or _are_all(self._result, values):
+            return values
+        return [self._convert(value, self._result, "result")[0] for value in values]
+
+    def _load_or_error(self, value: Any, schema_hash: bytes | None) -> Any:
+        try:
+            return self._load_value(value, schema_hash)
+        except QueuelibError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - classes may check themselves as they like
+            made = ArgumentError(f"{self.name}: {type(error).__name__}: {error}")
+            made.__cause__ = error
+            return made
+
+    def _convert_rows(self, rows: Any) -> list[Any]:
+        return cast(
+            "list[Any]", msgspec.convert(rows, self._row_type, dec_hook=_from_plain, builtin_types=_OURS, strict=True)
+        )
+
+    def _convert_messages(self, rows: Any) -> list[Any]:
+        wanted = list.__class_getitem__(self._cls)
+        return cast("list[Any]", msgspec.convert(rows, wanted, dec_hook=_from_plain, builtin_types=_OURS))
 
     def _names_digest(self, count: int) -> bytes:
         return _digest(" ".join(parameter.name for parameter in self._parameters[:count]))
@@ -197,6 +291,11 @@ class Schema:
             EncodeError: It cannot travel.
         """
         self._prepare()
+        if type(value) is self._result and type(value) in _NUMBERS:
+            try:
+                return codec.encode_number(cast("float", value))  # as most results of quick jobs are
+            except OverflowError:
+                pass  # beyond 64 bits
         data = codec.encode(value)
         if (type(value) in _EXACT or value is None) and (self._result is _MISSING or type(value) is self._result):
             return data
@@ -239,7 +338,10 @@ class Schema:
                 self._result = type(None)
             positional = [p for p in self._parameters if p.kind is _PARAMETER.POSITIONAL_OR_KEYWORD]
             if len(positional) == len(self._parameters):
+                self._is_plain = True
                 self._defaults = tuple(p.default for p in positional)
+                row = tuple.__class_getitem__(tuple(self._types) or ((),))
+                self._row_type = list.__class_getitem__(row)
         self._is_ready = True
 
     def _hints(self) -> dict[str, Any]:
@@ -394,6 +496,10 @@ def _default(parameter: inspect.Parameter) -> Any:
     if parameter.kind is _PARAMETER.VAR_POSITIONAL:
         return []
     return {} if parameter.kind is _PARAMETER.VAR_KEYWORD else parameter.default
+
+
+def _are_all(cls: Any, values: Iterable[object]) -> bool:
+    return set(map(type, values)) <= {cls}
 
 
 def _is_missing(values: Iterable[object]) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
+from queuelib.bundle import Sizes
 from queuelib.job import Job
 from queuelib.options import CallOptions, Duration, TaskOptions, duration, make_limits
 
@@ -30,6 +31,7 @@ class Definition:
         options: Options of the task.
         function: The decorated function; None for a message class, whose handler a visitor is.
         message_class: The message class; None for a function.
+        sizes: How many calls travel together, by their measured run times.
     """
 
     name: str
@@ -37,19 +39,32 @@ class Definition:
     options: TaskOptions = field(default_factory=TaskOptions)
     function: Callable[..., Any] | None = None
     message_class: type | None = None
+    sizes: Sizes = field(default_factory=Sizes)
 
 
 class Submitter(Protocol):
     """What a task needs of its dispatcher; the decorator binds it."""
 
+    def submit_call(
+        self, definition: Definition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: CallOptions
+    ) -> Job[Any]:
+        """Submit one call."""
+        ...
+
     def submit_rows(
-        self, definition: Definition, rows: Iterable[tuple[tuple[Any, ...], dict[str, Any]]], options: CallOptions
+        self, definition: Definition, rows: Iterable[tuple[Any, ...]], options: CallOptions
     ) -> list[Job[Any]]:
         """Submit calls, in order."""
         ...
 
     def map_rows(
-        self, definition: Definition, rows: Iterable[tuple[Any, ...]], options: CallOptions, *, ordered: bool
+        self,
+        definition: Definition,
+        rows: Iterable[tuple[Any, ...]],
+        options: CallOptions,
+        *,
+        ordered: bool,
+        total: int | None = None,
     ) -> Generator[Any]:
         """Submit calls lazily and yield their results."""
         ...
@@ -79,7 +94,7 @@ class Bound(Generic[P, R]):
             BrokerUnavailable: The broker did not answer in time; nothing was accepted.
             SubmitUnknown: The confirmation was lost; `dispatcher.resubmit(error)` settles it.
         """
-        return self._submitter.submit_rows(self._definition, [(args, kwargs)], self._options)[0]
+        return self._submitter.submit_call(self._definition, args, kwargs, self._options)
 
     async def asubmit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Do what `submit` does without blocking the event loop."""
@@ -95,7 +110,7 @@ class Bound(Generic[P, R]):
             SubmitUnknown: The confirmation of `error.unknown` was lost.
             ArgumentError: A row does not fit; nothing of this call was submitted.
         """
-        return self._submitter.submit_rows(self._definition, ((_as_row(row), {}) for row in rows), self._options)
+        return self._submitter.submit_rows(self._definition, map(_as_row, rows), self._options)
 
     @overload
     def map(self, *iterables: Iterable[Any], ordered: Literal[True] = True) -> Generator[R]: ...
@@ -114,7 +129,14 @@ class Bound(Generic[P, R]):
             iterables: As for the builtin `map`; the shortest ends it.
             ordered: False yields `(index, result)` as jobs end.
         """
-        return self._submitter.map_rows(self._definition, zip(*iterables), self._options, ordered=ordered)  # noqa: B905
+        total = min((len(given) if isinstance(given, Sized) else _UNKNOWN for given in iterables), default=_UNKNOWN)
+        return self._submitter.map_rows(
+            self._definition,
+            zip(*iterables),  # noqa: B905 - as the builtin map does
+            self._options,
+            ordered=ordered,
+            total=None if total == _UNKNOWN else total,
+        )
 
 
 class Task(Bound[P, R], Generic[P, R, C]):
@@ -204,6 +226,9 @@ def call_options(
             max_backoff=max_backoff,
         ),
     )
+
+
+_UNKNOWN = 1 << 62  # the length of a generator
 
 
 def _as_row(row: Any) -> tuple[Any, ...]:

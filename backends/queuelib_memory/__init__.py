@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from kombu.transport import TRANSPORT_ALIASES
+
 from queuelib.ports import Redelivery, ResultBackend, Settlement, TransportCapabilities, TransportSettings
 from queuelib_memory.results import MemoryResults, MemorySettlement
 from queuelib_memory.server import server_named
@@ -44,6 +46,9 @@ class MemoryBackend:
             return MemorySettlement(channel, results)
         return None
 
+
+# A plain kombu program imports this package and opens qlmemory:// URLs; the transport loads on first use.
+TRANSPORT_ALIASES.setdefault("qlmemory", "queuelib_memory.transport:Transport")
 
 BACKEND = MemoryBackend()
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
+from queuelib.body import singles
 from queuelib.outcome import CANCELLED, QUEUED, RETRYING, SCHEDULED, Record, supersedes
 from queuelib.ports import Delivery, QuarantineItem, Settled, WorkerInfo
 
@@ -48,6 +49,11 @@ class MemoryServer:
     quarantine: dict[tuple[str, str], QuarantineItem] = field(default_factory=dict)  # by namespace and id
     workers: dict[tuple[str, str], tuple[WorkerInfo, float]] = field(default_factory=dict)  # by namespace and name
     takers: dict[object, tuple[int, Callable[[], None]]] = field(default_factory=dict)
+    exchanges: dict[str, str] = field(default_factory=dict[str, str])  # name to type
+    bindings: dict[str, dict[tuple[str, str], str]] = field(  # exchange to (routing key, queue) to pattern
+        default_factory=dict[str, "dict[tuple[str, str], str]"]
+    )
+    declared: set[str] = field(default_factory=set[str])  # queues that plain kombu programs declared
     pulse: int = 0  # one more after each batch of records
     _number: int = 0
 
@@ -156,23 +162,27 @@ class MemoryServer:
     def store(self, records: Sequence[Record], keep: float) -> list[bool]:
         """Store what supersedes what is there."""
         with self.changed:
-            stands = [supersedes(record, self.records.get(record.key)) for record in records]
-            self.records.update({r.key: r for r, stand in zip(records, stands, strict=True) if stand})
+            stands = [self._put(record) for record in records]
             self._forget_old(keep)
             self.pulse += 1
             self.changed.notify_all()
             return stands
 
-    def fetch(self, key: Key) -> Record | None:
-        """Return what is known of a job."""
+    def fetch(self, keys: Sequence[Key]) -> list[Record | None]:
+        """Return what is known of some jobs."""
         with self.lock:
-            record = self.records.get(key)
-            if record is not None:
-                return record
-            size, due = self.sizes.get(key.bundle, (0, None))
-            if key.index >= size:
-                return None
-            return Record(key, SCHEDULED if due and due > time.time() else QUEUED)
+            found = list(map(self.records.get, keys))
+            if None not in found:
+                return found
+            return [self._waiting(key) if one is None else one for key, one in zip(keys, found, strict=True)]
+
+    def forget(self, keys: Sequence[Key]) -> None:
+        """Drop the endings of some jobs; of a span the other jobs go on, each with a record of its own."""
+        with self.lock:
+            for key in keys:
+                record = self.records.pop(key, None)
+                if record is not None and record.count > 1:
+                    self.records.update({one.key: one for one in singles(record) if one.key in self.records})
 
     def cancel(self, keys: Sequence[Key], keep: float) -> None:
         """Mark jobs; end at once those whose bundle nobody holds."""
@@ -187,8 +197,26 @@ class MemoryServer:
         with self.lock:
             self.quarantine.update({(namespace, item.id): item for item in items})
 
+    def _put(self, record: Record) -> bool:
+        if record.count > 1:
+            keys = record.keys
+            if self.records.keys().isdisjoint(keys):
+                self.records.update(dict.fromkeys(keys, record))
+                return True
+            return min([self._put(one) for one in singles(record)])
+        stands = supersedes(record, self.records.get(record.key))
+        if stands:
+            self.records[record.key] = record
+        return stands
+
+    def _waiting(self, key: Key) -> Record | None:
+        size, due = self.sizes.get(key.bundle, (0, None))
+        if key.index >= size:
+            return None
+        return Record(key, SCHEDULED if due and due > time.time() else QUEUED)
+
     def _is_waiting(self, key: Key, held: set[bytes]) -> bool:
-        known = self.fetch(key)
+        (known,) = self.fetch([key])
         return known is not None and known.state in (QUEUED, SCHEDULED, RETRYING) and key.bundle not in held
 
     def _enqueue(self, item: _Item, due: float | None) -> None:

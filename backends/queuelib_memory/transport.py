@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from kombu.transport import virtual
-
-from queuelib.channel import BatchChannel
+from queuelib.channel import BatchChannel, BatchTransport
 from queuelib_memory.server import server_named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from queuelib.channel import Binding
     from queuelib.message import Outgoing
     from queuelib.ports import Delivery
 
@@ -69,9 +68,58 @@ class Channel(BatchChannel):
         """Delete unclaimed frames."""
         return self.server.purge(queue)
 
+    def exchanges_add(self, exchange: str, kind: str) -> None:
+        """Remember an exchange."""
+        self.server.exchanges[exchange] = kind
+
+    def exchanges_remove(self, exchange: str) -> None:
+        """Forget an exchange and its bindings."""
+        with self.server.lock:
+            self.server.exchanges.pop(exchange, None)
+            self.server.bindings.pop(exchange, None)
+
+    def exchange_kind(self, exchange: str) -> str | None:
+        """Return an exchange's type."""
+        return self.server.exchanges.get(exchange)
+
+    def bindings_add(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        """Bind a queue."""
+        with self.server.lock:
+            self.server.bindings.setdefault(exchange, {})[routing_key, queue] = pattern
+
+    def bindings_remove(self, exchange: str, routing_key: str, queue: str) -> None:
+        """Remove a binding."""
+        with self.server.lock:
+            self.server.bindings.get(exchange, {}).pop((routing_key, queue), None)
+
+    def bindings_of(self, exchange: str) -> list[Binding]:
+        """Return an exchange's bindings."""
+        with self.server.lock:
+            bound = self.server.bindings.get(exchange, {})
+            return [(key, pattern, queue) for (key, queue), pattern in bound.items()]
+
+    def queues_add(self, queue: str) -> None:
+        """Remember a queue."""
+        with self.server.lock:
+            self.server.declared.add(queue)
+
+    def queues_remove(self, queue: str) -> None:
+        """Forget a queue and the bindings to it."""
+        with self.server.lock:
+            self.server.declared.discard(queue)
+            for bound in self.server.bindings.values():
+                for pair in [pair for pair in bound if pair[1] == queue]:
+                    del bound[pair]
+
+    def known_queues(self) -> set[str]:
+        """Return the declared queues."""
+        with self.server.lock:
+            return set(self.server.declared)
+
     def close(self) -> None:
         """Release what is held."""
         if not self.closed:
+            self.forget_own_queues()
             self.server.leave(self.owner)
             if self._bell is not None:
                 os.close(self._bell)
@@ -83,7 +131,7 @@ class Channel(BatchChannel):
         self.server.leave(self.owner, died=True)
 
 
-class Transport(virtual.Transport):
+class Transport(BatchTransport):
     """memory:// for kombu."""
 
     Channel = Channel

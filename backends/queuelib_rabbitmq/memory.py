@@ -8,6 +8,7 @@ from collections import OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from queuelib.body import singles
 from queuelib.ids import Key, created_at
 from queuelib.outcome import SUCCEEDED, Record, supersedes
 from queuelib_rabbitmq import wire
@@ -31,7 +32,14 @@ class Waiter:
 
     def __init__(self, keys: Sequence[Key]) -> None:
         self.keys = frozenset(keys)
+        self.bundles = frozenset(key.bundle for key in keys)
         self.ended = threading.Event()
+
+    def wants(self, record: Record) -> bool:
+        """Return whether a record tells of one of these jobs."""
+        if record.count == 1:
+            return record.key in self.keys
+        return record.key.bundle in self.bundles and any(_tells_of(record, key) for key in self.keys)
 
 
 class Memory:
@@ -75,8 +83,7 @@ class Memory:
     def add_stored(self, records: Sequence[Record]) -> list[bool]:
         """Take note of what this process stored; return which of it stands, as far as this process knows."""
         with self.lock:
-            self._doubtful.update(record.key for record in records if record.key.bundle in self._own)
-            return [supersedes(record, self.folded.get(record.key)) and self._stored.add(record) for record in records]
+            return [self._add_stored(record) for record in records]
 
     def best(self, key: Key) -> Record | None:
         """Return what is known of a job."""
@@ -84,6 +91,22 @@ class Memory:
         if pushed is None or (folded is not None and not supersedes(pushed, folded)):
             return folded
         return pushed
+
+    def best_of(self, keys: Iterable[Key]) -> list[Record | None]:
+        """Return what is known of each job; quickly where one record tells of many in a row."""
+        found: list[Record | None] = []
+        last_bundle, start, end = b"", 0, 0
+        record: Record | None = None
+        with self.lock:
+            for key in keys:
+                bundle, index = key
+                if not (start <= index < end and bundle == last_bundle):
+                    record = self.best(key)
+                    start = end = 0
+                    if record is not None and record.count > 1 and record.state == SUCCEEDED:
+                        (last_bundle, start), end = record.key, record.key.index + record.count
+                found.append(record)
+        return found
 
     def unanswered(self, keys: Iterable[Key], now: float) -> list[Key]:
         """Return the jobs for which the stream has to be read."""
@@ -137,7 +160,7 @@ class Memory:
             for record in wire.records_of(rows):
                 if is_doubtful and record.is_final:
                     if record.key.bundle in self._own:  # for other jobs the stream is read anyway
-                        self._doubtful.add(record.key)
+                        self._doubtful.update(record.keys)
                 else:
                     self._pushed.add(record)
                 self._wake(record)
@@ -169,6 +192,16 @@ class Memory:
                 worker, until = wire.worker_of(content)
                 self.workers[worker.name] = (worker, until)
 
+    def _add_stored(self, record: Record) -> bool:
+        if record.key.bundle in self._own:
+            self._doubtful.update(record.keys)
+        known = self.folded.get(record.key)
+        if known == record or self.folded.is_apart(record):  # equal: the stream has brought it back already
+            return self._stored.add(record)
+        if record.count > 1:
+            return min([self._add_stored(one) for one in singles(record)])
+        return supersedes(record, known) and self._stored.add(record)
+
     def _is_answered(self, key: Key, now: float) -> bool:
         record = self.best(key)
         if record is not None and record.is_final and (record.state == SUCCEEDED or self._pushed.get(key) is record):
@@ -178,14 +211,19 @@ class Memory:
             return False
         return now - max(self._checked, created) < check_interval(now - created)
 
-    def _is_wanted(self, key: Key) -> bool:
-        return any(key in waiter.keys for waiter in self._waiters)
+    def _is_wanted(self, record: Record) -> bool:
+        return any(waiter.wants(record) for waiter in self._waiters)
 
     def _wake(self, record: Record) -> None:
         if record.is_final:
             for waiter in self._waiters:
-                if record.key in waiter.keys:
+                if not waiter.ended.is_set() and waiter.wants(record):
                     waiter.ended.set()
+
+
+def _tells_of(record: Record, key: Key) -> bool:
+    bundle, first = record.key
+    return key.bundle == bundle and first <= key.index < first + record.count
 
 
 def check_interval(age: float) -> float:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from queuelib.errors import BrokerUnavailable
 from queuelib.ids import Key, created_at
+from queuelib.outcome import SUCCEEDED
 from queuelib.ports import Cancelled, QuarantineItem, ResultCapabilities, WorkerInfo
 from queuelib.settings import SUBMIT_DEADLINE
 from queuelib_rabbitmq import wire
@@ -73,7 +74,9 @@ class RabbitResults:
         """Return what was pushed, else what the stream says."""
         here = self._here()
         now = time.time()
-        unknown = here.memory.unanswered(keys, now)
+        found = here.memory.best_of(keys)
+        open_ones = [key for key, one in zip(keys, found, strict=True) if one is None or one.state != SUCCEEDED]
+        unknown = here.memory.unanswered(open_ones, now)
         if unknown:
             since = min(created_at(key.bundle) for key in unknown) - _SKEW
             with here.memory.wanting(unknown):
@@ -81,8 +84,8 @@ class RabbitResults:
                     here.outcomes.restart()
                 here.outcomes.catch_up(since, _READ_DEADLINE)
                 here.memory.set_checked(unknown, now)
-        with here.memory.lock:
-            return [here.memory.best(key) for key in keys]
+                found = here.memory.best_of(keys)
+        return found
 
     def wait(self, keys: Sequence[Key], timeout: float) -> None:
         """Wait for a push; for jobs of other processes, follow the stream."""

@@ -1,7 +1,7 @@
 """Settling where messages and outcomes are one RabbitMQ: on the channel that holds the deliveries.
 
-Outcomes, quarantine entries and successors are published there, in this order; once all are confirmed the deliveries
-are acknowledged. The connection is the fence: when it is gone, so is the right to speak for its deliveries, and of
+Endings, quarantine entries and successors are published there, in this order; once all are confirmed come the states
+on the way, so that whoever reads `retrying` knows that the successor exists; then the deliveries are acknowledged. The connection is the fence: when it is gone, so is the right to speak for its deliveries, and of
 their outcomes only successes are stored.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from queuelib.errors import BrokerUnavailable, SubmitUnknown
-from queuelib.outcome import SUCCEEDED
+from queuelib.outcome import SUCCEEDED, TERMINAL
 from queuelib.settings import SUBMIT_DEADLINE
 from queuelib_rabbitmq import wire
 
@@ -70,9 +70,17 @@ class RabbitSettlement:
         for settled, is_ours in zip(batch, ours, strict=True):
             if is_ours:
                 by_color.setdefault(settled.delivery.color, []).append(settled)
-        parcels = {color: self._parcels(entries) for color, entries in by_color.items()}
+        has_successors = any(settled.successors for entries in by_color.values() for settled in entries)
+        endings = {color: self._parcels(entries) for color, entries in by_color.items()}
+        states = {color: self._outcomes(entries, are_final=False) for color, entries in by_color.items()}
+        if not has_successors:
+            rounds = [{color: endings[color] + states[color] for color in by_color}]
+        else:
+            rounds = [endings, states]
         try:
-            self._lane.send_on(parcels, SUBMIT_DEADLINE)
+            for parcels in rounds:
+                if any(parcels.values()):
+                    self._lane.send_on(parcels, SUBMIT_DEADLINE)
         except SubmitUnknown as error:
             raise BrokerUnavailable(str(error)) from error
         self._lane.acknowledge(
@@ -82,26 +90,30 @@ class RabbitSettlement:
         return ours
 
     def _parcels(self, entries: Sequence[Settled]) -> list[Any]:
-        """Return what is published for one color: few messages, one for each reply queue."""
+        """Return what is published for one color before any state on the way."""
+        parcels = self._outcomes(entries, are_final=True)
+        stream = self._results.quarantine_stream
+        for settled in entries:
+            for item in settled.quarantined:
+                body = wire.encode(wire.ITEM, wire.item_row(item))
+                parcels.append(self._lane.parcel_to(stream, body, {}, self._results.streams[stream]))
+            parcels += [self._lane.parcel(frame) for frame in settled.successors]
+        return parcels
+
+    def _outcomes(self, entries: Sequence[Settled], *, are_final: bool) -> list[Any]:
+        """Return endings, or states on the way, as few messages, one for each reply queue."""
         records: dict[tuple[str, bool], list[Record]] = {}
         for settled in entries:
-            if settled.records:
-                address = (settled.reply, settled.delivery.redelivered)
-                records.setdefault(address, []).extend(settled.records)
+            some = [record for record in settled.records if (record.state in TERMINAL) is are_final]
+            if some:
+                records.setdefault((settled.reply, settled.delivery.redelivered), []).extend(some)
         results = self._results
         arguments = results.streams[results.stream]
-        parcels = [
+        return [
             self._lane.parcel_to(results.stream, body, {"CC": [reply]} if reply else {}, arguments)
             for (reply, is_doubtful), some in records.items()
             for body in wire.outcome_messages(some, doubtful=is_doubtful)
         ]
-        stream = results.quarantine_stream
-        for settled in entries:
-            for item in settled.quarantined:
-                body = wire.encode(wire.ITEM, wire.item_row(item))
-                parcels.append(self._lane.parcel_to(stream, body, {}, results.streams[stream]))
-            parcels += [self._lane.parcel(frame) for frame in settled.successors]
-        return parcels
 
     def _store_successes(self, lost: Sequence[Settled]) -> None:
         for settled in lost:

@@ -9,7 +9,8 @@
     [1, 6, [[bundle, index], ...]]                                       the endings of these jobs are forgotten
 
 `state` is a position in STATES. `doubtful` says that the delivery behind the outcomes was not the first one, so that
-another outcome may stand before them. Unknown kinds and versions are skipped: a newer queuelib wrote them.
+another outcome may stand before them. A message of version 2 holds outcomes of which some rows end in a count: they
+tell of so many successes in a row, as `Record` says. Unknown kinds and versions are skipped: a newer queuelib wrote them.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ OUTCOMES, MARK, CANCELS, ITEM, RELEASES, WORKER, FORGETS = range(7)
 STATES = (QUEUED, SCHEDULED, RUNNING, RETRYING, SUCCEEDED, FAILED, CANCELLED, EXPIRED, QUARANTINED)
 
 _VERSION = 1
+_WITH_COUNTS = 2
 _CODES = {state: code for code, state in enumerate(STATES)}
 _MESSAGE_BYTES = 100_000  # a message that fits one AMQP frame of 128 KiB is written at once
 _ROW_BYTES = 48  # a row without its body
@@ -68,7 +70,7 @@ _log = logging.getLogger("queuelib.rabbitmq")
 
 def encode(kind: int, *content: Any) -> bytes:
     """Return one message."""
-    return cast("bytes", msgpack.packb([_VERSION, kind, *content]))
+    return _packed([_VERSION, kind, *content])
 
 
 def decode(body: bytes) -> list[Any] | None:
@@ -78,7 +80,7 @@ def decode(body: bytes) -> list[Any] | None:
     except (ValueError, msgpack.UnpackException, RecursionError):
         _log.warning("skipped a stream message that is not ours (%d bytes)", len(body))
         return None
-    if not isinstance(message, list) or len(message) < 3 or message[0] != _VERSION:  # noqa: PLR2004 - see above
+    if not isinstance(message, list) or len(message) < 3 or message[0] not in (_VERSION, _WITH_COUNTS):  # noqa: PLR2004 - see above
         return None
     return message[1:]
 
@@ -87,22 +89,32 @@ def outcome_messages(records: Iterable[Record], *, doubtful: bool) -> Iterator[b
     """Yield the records as few messages, each of a size that is cheap to send."""
     rows: list[list[Any]] = []
     size = 0
+    version = _VERSION
     for record in records:
         if rows and size + len(record.body) > _MESSAGE_BYTES:
-            yield encode(OUTCOMES, doubtful, rows)
-            rows, size = [], 0
+            yield _packed([version, OUTCOMES, doubtful, rows])
+            rows, size, version = [], 0, _VERSION
         key = record.key
-        rows.append([key[0], key[1], _CODES[record.state], record.attempt, record.at, record.body])
+        row = [key[0], key[1], _CODES[record.state], record.attempt, record.at, record.body]
+        if record.count > 1:
+            row.append(record.count)
+            version = _WITH_COUNTS
+        rows.append(row)
         size += len(record.body) + _ROW_BYTES
     if rows:
-        yield encode(OUTCOMES, doubtful, rows)
+        yield _packed([version, OUTCOMES, doubtful, rows])
 
 
 def records_of(rows: Iterable[Sequence[Any]]) -> list[Record]:
     """Read the rows of an outcome message."""
     return [
-        Record(Key(bundle, index), STATES[state], attempt, body, at) for bundle, index, state, attempt, at, body in rows
+        Record(Key(bundle, index), STATES[state], attempt, body, at, *count)
+        for bundle, index, state, attempt, at, body, *count in rows
     ]
+
+
+def _packed(message: list[Any]) -> bytes:
+    return cast("bytes", msgpack.packb(message))
 
 
 def keys_of(rows: Iterable[Sequence[Any]]) -> list[Key]:

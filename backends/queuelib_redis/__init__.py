@@ -1,10 +1,12 @@
-"""redis://user:password@host:port/db and rediss://: messages through kombu's Redis transport, outcomes in hashes."""
+"""redis://user:password@host:port/db, rediss:// and sentinel://: messages and outcomes on a Redis server."""
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from kombu.transport import TRANSPORT_ALIASES
 
 from queuelib.errors import MissingDriver
 
@@ -15,9 +17,11 @@ __all__ = ["BACKEND", "RedisBackend", "notes"]
 
 
 class RedisBackend:
-    """The backend of redis:// and rediss://; Redis 6.2 or later.
+    """The backend of redis://, rediss:// and sentinel://; Redis 6.2 or later.
 
-    Options in the URL: `visibility_timeout=SECONDS`, and for TLS `ca=`, `cert=`, `key=` (files) and `verify=yes|no`.
+    Options in the URL: `wait=N` replicas that must have what is published or settled, `durable=yes` for the server's
+    append-only file (Redis 7.2), `master=NAME` for sentinels, and for TLS `ca=`, `cert=`, `key=` (files) and
+    `verify=yes|no`.
     """
 
     name = "redis"
@@ -27,10 +31,9 @@ class RedisBackend:
         """Return the settings of the kombu transport."""
         _require_driver()
         from queuelib_redis.address import parse  # noqa: PLC0415 - loads on first use
-        from queuelib_redis.transport import settings  # noqa: PLC0415 - loads kombu and redis on first use
+        from queuelib_redis.opening import settings  # noqa: PLC0415 - loads redis on first use
 
-        made = settings(parse(url), namespace)
-        return replace(made, notes=lambda: [_visibility(made), *notes(url)])
+        return replace(settings(parse(url), namespace), notes=lambda: notes(url))
 
     def results(self, url: str, namespace: str, keep: float) -> ResultBackend:
         """Return the result backend."""
@@ -39,10 +42,20 @@ class RedisBackend:
 
         return RedisResults(url, namespace, keep)
 
-    def join(self, channel: Any, results: ResultBackend) -> Settlement | None:  # noqa: ARG002 - the port's signature
-        """Return None: outcomes are stored first and messages acknowledged then."""
-        return None
+    def join(self, channel: Any, results: ResultBackend) -> Settlement | None:
+        """Return one door where messages and outcomes are in one database of one server, under one namespace."""
+        from queuelib_redis.results import RedisResults  # noqa: PLC0415 - loads redis on first use
+        from queuelib_redis.settlement import RedisSettlement  # noqa: PLC0415
+        from queuelib_redis.transport import Channel  # noqa: PLC0415
 
+        if not isinstance(channel, Channel) or not isinstance(results, RedisResults):
+            return None
+        is_one = channel.address.is_same_server(results.address) and channel.prefix == results.prefix
+        return RedisSettlement(channel, results) if is_one else None
+
+
+# A plain kombu program imports this package and opens qlredis:// URLs; the transport loads on first use.
+TRANSPORT_ALIASES.setdefault("qlredis", "queuelib_redis.transport:Transport")
 
 BACKEND = RedisBackend()
 
@@ -53,14 +66,6 @@ def notes(url: str) -> list[str]:
     from queuelib_redis.state import notes as read  # noqa: PLC0415 - loads redis on first use
 
     return read(url)
-
-
-def _visibility(settings: TransportSettings) -> str:
-    hours = (settings.capabilities.recovery or 0.0) / 3600
-    return (
-        f"on Redis the messages that a killed worker held come back after {hours:.3g} h, and a job that runs longer is "
-        "started a second time meanwhile; ?visibility_timeout=SECONDS in the URL changes both"
-    )
 
 
 def _require_driver() -> None:

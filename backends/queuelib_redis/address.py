@@ -1,4 +1,4 @@
-"""Reads redis:// and rediss:// URLs; what cannot work is refused here, before anything connects."""
+"""Reads redis://, rediss:// and sentinel:// URLs; what cannot work is refused here, before anything connects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from queuelib.settings import mask
 
 __all__ = ["KEEPALIVE", "Address", "parse"]
 
-_OPTIONS = ("visibility_timeout", "ca", "cert", "key", "verify")
+_OPTIONS = ("wait", "durable", "master", "ca", "cert", "key", "verify")
 _TCP_OPTIONS = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # a silent peer is noticed after 45 s
 KEEPALIVE: Final = {getattr(socket, name): value for name, value in _TCP_OPTIONS.items() if hasattr(socket, name)}
 
@@ -28,7 +28,10 @@ class Address:
         user: User name, or None for the server's default user.
         password: Its password, or None.
         tls: Options of redis-py's `SSLConnection`, or None for plain TCP.
-        visibility_timeout: Seconds after which an unsettled message is given out again, or None if the URL is silent.
+        wait: Number of replicas that must have what is published or settled before it counts.
+        is_durable: Whether it counts only when it is in the append-only file, on the disk.
+        sentinels: Hosts and ports of sentinels, which know the server; empty where the URL names it itself.
+        master: The name by which they know it.
         url: The URL as it was given; mask it before printing.
     """
 
@@ -38,13 +41,21 @@ class Address:
     user: str | None
     password: str | None
     tls: dict[str, Any] | None
-    visibility_timeout: float | None
+    wait: int
+    is_durable: bool
+    sentinels: tuple[tuple[str, int], ...]
+    master: str
     url: str
 
     @property
     def place(self) -> str:
         """The URL without its password."""
         return mask(self.url)
+
+    def is_same_server(self, other: Address) -> bool:
+        """Return whether both name one database in the same words."""
+        mine = (self.host, self.port, self.db, self.sentinels, self.master)
+        return mine == (other.host, other.port, other.db, other.sentinels, other.master)
 
     def kombu_url(self, scheme: str) -> str:
         """Return the URL under a scheme of kombu's, without options."""
@@ -69,40 +80,71 @@ class Address:
 
 
 def parse(url: str) -> Address:
-    """Read redis://user:password@host:port/db?option=value; rediss:// is the same over TLS.
+    """Read a URL.
+
+    redis://user:password@host:port/db?option=value; rediss:// is the same over TLS, and sentinel://host:port,host:port/db
+    names sentinels, which know the server as `?master=NAME`.
 
     Raises:
         ConfigurationError: The scheme is not served, an option is unknown, or a value cannot work.
     """
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.lower()
+    sentinels: tuple[tuple[str, int], ...] = ()
+    readable = url
+    if scheme == "sentinel":
+        sentinels, readable = _sentinels(rest, url)
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(readable)
         port = parts.port
     except ValueError as error:
         msg = f"{mask(url)!r} is not a Redis URL: {mask(str(error))}"
         raise ConfigurationError(msg) from error
-    scheme = parts.scheme.lower()
-    if scheme not in {"redis", "rediss"}:
-        msg = (
-            f"{mask(url)!r}: {scheme}:// is not served yet; name the server that is the master now, as "
-            "redis://host:6379/0 or, over TLS, rediss://host:6379/0"
-        )
+    if scheme not in {"redis", "rediss", "sentinel"}:
+        msg = f"{mask(url)!r}: {scheme}:// is not served here; write redis://, rediss:// or sentinel://"
         raise ConfigurationError(msg)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if "visibility_timeout" in options:
+        msg = (
+            f"{mask(url)!r}: visibility_timeout is not needed any more: what a dead worker held comes back when its "
+            "lease ends, and a long job keeps its lease. Leave it out"
+        )
+        raise ConfigurationError(msg)
     unknown = sorted(set(options) - set(_OPTIONS))
     if unknown:
         msg = f"{mask(url)!r}: redis:// knows no option {unknown[0]!r}; it knows {', '.join(_OPTIONS)}"
         raise ConfigurationError(msg)
-    host = parts.hostname or "localhost"
+    if ("master" in options) != bool(sentinels):
+        msg = f"{mask(url)!r}: sentinel:// needs ?master=NAME, by which the sentinels know the server, and only it"
+        raise ConfigurationError(msg)
     return Address(
-        host=host,
+        host=parts.hostname or "localhost",
         port=port or 6379,
         db=_database(parts.path, url),
         user=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password) if parts.password else None,
         tls=_tls(options, url, is_tls=scheme == "rediss"),
-        visibility_timeout=_seconds(options.get("visibility_timeout"), url),
+        wait=_replicas(options.get("wait", "0"), url),
+        is_durable=_is_yes("durable", options.get("durable", "no"), url),
+        sentinels=sentinels,
+        master=options.get("master", ""),
         url=url,
     )
+
+
+def _sentinels(rest: str, url: str) -> tuple[tuple[tuple[str, int], ...], str]:
+    """Return the sentinels in a URL, and the URL as if it named the first one only."""
+    login, at, tail = rest.rpartition("@")
+    cut = min((tail.index(mark) for mark in "/?" if mark in tail), default=len(tail))
+    found: list[tuple[str, int]] = []
+    for place in tail[:cut].split(","):
+        try:
+            parts = urlsplit(f"//{place}")
+            found.append((parts.hostname or "localhost", parts.port or 26379))
+        except ValueError as error:
+            msg = f"{mask(url)!r} is not a Redis URL: {mask(str(error))}"
+            raise ConfigurationError(msg) from error
+    return tuple(found), f"sentinel://{login}{at}{tail[:cut].split(',')[0]}{tail[cut:]}"
 
 
 def _database(path: str, url: str) -> int:
@@ -113,17 +155,18 @@ def _database(path: str, url: str) -> int:
     return int(text or "0")
 
 
-def _seconds(text: str | None, url: str) -> float | None:
-    if text is None:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1.0 <= value < float("inf"):
-        msg = f"{mask(url)!r}: visibility_timeout is a number of seconds from 1, not {text!r}"
+def _replicas(text: str, url: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        msg = f"{mask(url)!r}: wait is a number of replicas, not {text!r}"
         raise ConfigurationError(msg)
-    return value
+    return int(text)
+
+
+def _is_yes(name: str, text: str, url: str) -> bool:
+    if text not in {"yes", "no"}:
+        msg = f"{mask(url)!r}: {name} is yes or no"
+        raise ConfigurationError(msg)
+    return text == "yes"
 
 
 def _tls(options: dict[str, str], url: str, *, is_tls: bool) -> dict[str, Any] | None:
@@ -133,11 +176,7 @@ def _tls(options: dict[str, str], url: str, *, is_tls: bool) -> dict[str, Any] |
             msg = f"{mask(url)!r}: the option {given[0]!r} is about TLS; write rediss:// to have it"
             raise ConfigurationError(msg)
         return None
-    verify = options.get("verify", "yes")
-    if verify not in {"yes", "no"}:
-        msg = f"{mask(url)!r}: verify is yes or no"
-        raise ConfigurationError(msg)
-    is_verified = verify == "yes"
+    is_verified = _is_yes("verify", options.get("verify", "yes"), url)
     tls: dict[str, Any] = {
         "ssl_cert_reqs": "required" if is_verified else "none",
         "ssl_check_hostname": is_verified,

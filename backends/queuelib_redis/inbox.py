@@ -8,9 +8,11 @@ also looks at the records themselves, now and then for its own client's jobs, an
 from __future__ import annotations
 
 import re
+import struct
 import threading
 import time
 import uuid
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from queuelib.ids import BUNDLE_BYTES, Key
@@ -18,10 +20,12 @@ from queuelib.ids import BUNDLE_BYTES, Key
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["Inbox", "address_pattern", "pack", "unpack"]
+    from queuelib.outcome import Record
 
-_INDEX_BYTES = 4
-_KEY_BYTES = BUNDLE_BYTES + _INDEX_BYTES
+__all__ = ["Inbox", "address_pattern", "pack", "pack_runs", "unpack", "unpack_runs"]
+
+_RUN = struct.Struct(f">{BUNDLE_BYTES}sII")  # bundle, first job, number of jobs
+_END = 2**32  # beyond the last index a job may have
 _READ_SLICE = 1.0  # seconds of one blocking read; well below the socket's time limit
 _OWN_CHECK = 1.0  # seconds between two looks at records that will be announced here
 _FIRST_CHECK, _LAST_CHECK = 0.005, 0.25  # seconds, doubling, for jobs that are announced elsewhere or nowhere
@@ -33,13 +37,13 @@ class Inbox:
     """One client's address, and the threads that wait there."""
 
     def __init__(self, namespace: str, pop: Callable[[str, float], bytes | None]) -> None:
-        self.address = f"{namespace}:inbox:{uuid.uuid4().hex}"
+        self.address = f"{{{namespace}}}:inbox:{uuid.uuid4().hex}"
         self._pop = pop
         self._changed = threading.Condition()
         self._waiters: list[_Waiter] = []
         self._is_read = False
         self.is_closed = False
-        self._news: dict[Key, float] = {}  # oldest first
+        self._news: OrderedDict[tuple[bytes, int, int], float] = OrderedDict()  # runs of jobs, oldest first
 
     def wait(
         self, keys: Sequence[Key], timeout: float, *, is_own: bool, has_ended: Callable[[Sequence[Key]], bool]
@@ -80,16 +84,17 @@ class Inbox:
 
     def forget(self, keys: Iterable[Key]) -> None:
         """Drop what was announced of these jobs: it does not hold any more."""
+        waiter = _Waiter(list(keys))
         with self._changed:
-            for key in keys:
-                self._news.pop(key, None)
+            for run in [run for run in self._news if waiter.is_told_by(run)]:
+                del self._news[run]
 
     def _register(self, waiter: _Waiter) -> bool:
         """Enter a waiter; return whether there is nothing to wait for: one of its jobs was announced just before."""
         with self._changed:
             self._waiters.append(waiter)
             self._drop_old_news()
-            return self.is_closed or not waiter.keys.isdisjoint(self._news)
+            return self.is_closed or any(waiter.is_told_by(run) for run in self._news)
 
     def _await_news(self, waiter: _Waiter, timeout: float) -> bool:
         """Read, or wait for whoever reads, at most `timeout` seconds; return whether the waiter's news came."""
@@ -113,15 +118,15 @@ class Inbox:
         announced = self._pop(self.address, timeout)
         if announced is None:
             return
-        keys = unpack(announced)
+        runs = unpack_runs(announced)
         now = time.monotonic()
         with self._changed:
-            for key in keys:
-                self._news.pop(key, None)
-                self._news[key] = now
+            for run in runs:
+                self._news[run] = now
+                self._news.move_to_end(run)
             self._drop_old_news()
             for waiter in self._waiters:
-                waiter.is_woken = waiter.is_woken or not waiter.keys.isdisjoint(keys)
+                waiter.is_woken = waiter.is_woken or any(waiter.is_told_by(run) for run in runs)
 
     def _drop_old_news(self) -> None:
         oldest = time.monotonic() - _NEWS_AGE
@@ -133,27 +138,63 @@ class Inbox:
 
 
 class _Waiter:
-    __slots__ = ("is_woken", "keys")
+    __slots__ = ("_jobs", "is_woken")
 
     def __init__(self, keys: Sequence[Key]) -> None:
-        self.keys = frozenset(keys)
+        self._jobs: dict[bytes, set[int]] = {}
+        for bundle, index in keys:
+            self._jobs.setdefault(bundle, set()).add(index)
         self.is_woken = False
 
+    def is_told_by(self, run: tuple[bytes, int, int]) -> bool:
+        bundle, first, count = run
+        jobs = self._jobs.get(bundle)
+        if jobs is None:
+            return False
+        if len(jobs) < count:
+            return any(first <= index < first + count for index in jobs)
+        return not jobs.isdisjoint(range(first, first + count))
 
-def pack(keys: Iterable[Key]) -> bytes:
-    """Return keys as one element of an inbox."""
-    return b"".join(key.bundle + key.index.to_bytes(_INDEX_BYTES, "big") for key in keys)
+
+def pack(keys: Sequence[Key]) -> bytes:
+    """Return jobs as they are told to others: a bundle, a first job and a number of jobs, for each run of them."""
+    found: list[bytes] = []
+    start = 0
+    for at in range(1, len(keys) + 1):
+        first = keys[start]
+        if at == len(keys) or keys[at] != (first.bundle, first.index + at - start):
+            found.append(_RUN.pack(first.bundle, first.index, at - start))
+            start = at
+    return b"".join(found)
+
+
+def pack_runs(records: Iterable[Record]) -> bytes:
+    """Return the jobs that some records tell of, as `pack` does."""
+    rows: list[tuple[bytes, int, int]] = []
+    for record in records:
+        bundle, first = record.key
+        if rows and rows[-1][0] == bundle and rows[-1][1] + rows[-1][2] == first:
+            rows[-1] = (bundle, rows[-1][1], rows[-1][2] + record.count)
+        else:
+            rows.append((bundle, first, record.count))
+    return b"".join([_RUN.pack(*row) for row in rows])
+
+
+def unpack_runs(packed: bytes) -> list[tuple[bytes, int, int]]:
+    """Return bundle, first job and number of jobs of each run; a torn end is left out."""
+    whole = len(packed) - len(packed) % _RUN.size
+    return list(_RUN.iter_unpack(packed[:whole]))
 
 
 def unpack(packed: bytes) -> list[Key]:
-    """Return the keys in an element; bytes that are no key are left out."""
-    whole = len(packed) - len(packed) % _KEY_BYTES
+    """Return the keys that were packed."""
     return [
-        Key(packed[at : at + BUNDLE_BYTES], int.from_bytes(packed[at + BUNDLE_BYTES : at + _KEY_BYTES], "big"))
-        for at in range(0, whole, _KEY_BYTES)
+        Key(bundle, index)
+        for bundle, first, count in unpack_runs(packed)
+        for index in range(first, min(first + count, _END))
     ]
 
 
 def address_pattern(namespace: str) -> re.Pattern[str]:
     """Return what an inbox of this namespace looks like: a bundle must not make a worker write to any other key."""
-    return re.compile(rf"{re.escape(namespace)}:inbox:[0-9a-f]{{32}}\Z")
+    return re.compile(rf"\{{{re.escape(namespace)}\}}:inbox:[0-9a-f]{{32}}\Z")

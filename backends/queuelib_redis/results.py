@@ -1,11 +1,11 @@
-"""Outcomes on Redis: one hash per bundle with one time to live, read and written in batches by any process.
+"""Outcomes on Redis: one key per bundle with one time to live, read and written in batches by any process.
 
-Keys, all beginning with the namespace:
-    NS:r:{bundle in hex}   hash     size, due time, and a record per job: see scripts/store.lua
-    NS:inbox:UUID          list     announcements for one client: see inbox.py
-    NS:cancelled           stream   marks of a week
-    NS:quarantine          hash     id -> item; kept for ever
-    NS:workers             hash     name -> worker and its end, by the server's clock
+Keys, all beginning with the namespace in braces:
+    {NS}:r:BUNDLE      string or hash   size, due time and records of its jobs: see scripts/records.lua
+    {NS}:inbox:UUID    list             announcements for one client: see inbox.py
+    {NS}:cancelled     stream           marks of a week
+    {NS}:quarantine    hash             id -> item; kept for ever
+    {NS}:workers       hash             name -> worker and its end, by the server's clock
 
 It never ends a job itself: a cancelled job is shown as cancelled once a worker has met its mark.
 """
@@ -21,9 +21,12 @@ import msgpack
 
 from queuelib.ports import Cancelled, QuarantineItem, ResultCapabilities, WorkerInfo
 from queuelib_redis.address import Address, parse
-from queuelib_redis.client import Client, Script
+from queuelib_redis.client import Client
 from queuelib_redis.inbox import Inbox, address_pattern, pack, unpack
-from queuelib_redis.wire import by_bundle, decode, encode, pairs, parts, seconds, without_record
+from queuelib_redis.keys import ACCEPTED_FOR, prefix
+from queuelib_redis.records import Found, grouped, pairs, parts, runs, seconds
+from queuelib_redis.script import Script
+from queuelib_redis.settlement import SETTLE, announcements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,11 +37,13 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisResults"]
 
-_ACCEPTED_FOR = 30 * 24 * 3600.0  # seconds, after its due time, for which a job that has not ended is remembered
 _MARKS_FOR = 7 * 24 * 3600.0  # seconds; longer than any worker stays away and comes back with what it had taken
-_INBOX_FOR = 120  # seconds after the last announcement; a client that comes later looks for itself
-_INBOX_LENGTH = 1000  # announcements, each of up to 500 jobs
 _COMMANDS_A_TRIP = 1000
+_SCRIPTED_BUNDLES = 50  # a call of fetch.lua: the server does nothing else meanwhile
+_ACCEPT = Script("common", "records", "accept")
+_FETCH = Script("common", "records", "fetch")
+_FORGET = Script("common", "records", "forget")
+_ONLY = {0}
 _BUNDLES_A_CALL = 500
 _MARKS_A_CALL = 5000
 _OWN_BUNDLES = 100_000  # that this client remembers to have given out; others it looks up more often
@@ -54,8 +59,10 @@ class RedisResults:
         self.address: Address = parse(url)
         self.namespace = namespace
         self.keep = keep
-        self._is_inbox = address_pattern(namespace).match
-        self._accept, self._store, self._forget = Script("accept"), Script("store"), Script("forget")
+        self.prefix = prefix(namespace)
+        self.keep_ms = b"%d" % (keep * 1000)
+        self.lifetime_ms = b"%d" % (max(keep, ACCEPTED_FOR) * 1000)
+        self.is_inbox = address_pattern(namespace).match
         self._opened: dict[int, _Client] = {}  # by process: what a fork inherits belongs to the parent
 
     def accept(self, frames: Sequence[Outgoing]) -> None:
@@ -65,48 +72,49 @@ class RedisResults:
         fresh = [frame for frame in frames if not frame.is_successor]
         commands: list[tuple[Any, ...]] = []
         for start in range(0, len(fresh), _BUNDLES_A_CALL):
-            part = fresh[start : start + _BUNDLES_A_CALL]
             arguments: list[Any] = []
-            for frame in part:
-                alive = max(0.0, (frame.due or now) - now) + max(self.keep, _ACCEPTED_FOR)
-                arguments += (frame.size, "" if frame.due is None else repr(frame.due), int(alive * 1000))
-            keys = [self.bundle_key(frame.bundle) for frame in part]
-            commands.append(("EVALSHA", self._accept.digest, len(keys), *keys, *arguments))
-        client.run(commands, [self._accept])
+            for frame in fresh[start : start + _BUNDLES_A_CALL]:
+                alive = max(0.0, (frame.due or now) - now) + max(self.keep, ACCEPTED_FOR)
+                due = "" if frame.due is None else repr(frame.due)
+                arguments += (frame.bundle.hex(), frame.size, due, int(alive * 1000))
+            commands.append(("EVALSHA", _ACCEPT.digest, 1, self.prefix, *arguments))
+        client.run(commands, [_ACCEPT])
         client.add_own(frame.bundle for frame in fresh)
 
     def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:
         """Store what supersedes what is there; a batch of one call of a script is atomic."""
         client = self._here()
         stands = [False] * len(records)
-        is_announced = bool(self._is_inbox(reply))
         for part in parts(records):
-            command, order = self._store_command(records, part)
-            commands = [command]
-            ended = [records[at].key for at in order if records[at].is_final]
-            if is_announced and ended:
-                commands += self.announcement(reply, ended)
-            answers = client.connection.send(commands, [self._store])
-            for at, answer in zip(order, answers[0], strict=True):
+            sections, order = grouped(records, part)
+            told = announcements(self, {reply: [records[at] for at in part]}) if reply else []
+            arguments = [b"", b"0", self.keep_ms, self.lifetime_ms, b"0", b"0", *sections, b"0", b"0", *told]
+            ((_, *answers),) = client.run([("EVALSHA", SETTLE.digest, 1, self.prefix, *arguments)], [SETTLE])
+            for at, answer in zip(order, answers, strict=True):
                 stands[at] = bool(answer)
         return stands
 
     def fetch(self, keys: Sequence[Key]) -> list[Record | None]:
-        """Return what is known of each job."""
+        """Return what is known of each job; bundles of one are read by one command, any other by one script each."""
         client = self._here()
-        groups = list(by_bundle(keys, range(len(keys))).values())
-        answers = client.run(
-            [
-                ("HMGET", self.bundle_key(keys[group[0]].bundle), "n", "d", *[keys[at].index for at in group])
-                for group in groups
-            ]
-        )
+        asked: dict[bytes, set[int]] = {}
+        for bundle, index in keys:
+            asked.setdefault(bundle, set()).add(index)
+        only = [bundle for bundle, indexes in asked.items() if indexes == _ONLY]
         now = time.time()
-        found: list[Record | None] = [None] * len(keys)
-        for group, (size, due, *values) in zip(groups, answers, strict=True):
-            for at, value in zip(group, values, strict=True):
-                found[at] = decode(keys[at], value) if value is not None else without_record(keys[at], size, due, now)
-        return found
+        found: dict[bytes, Found] = {}
+        commands: list[tuple[Any, ...]] = [
+            ("MGET", *[self.bundle_key(bundle) for bundle in only[start : start + _BUNDLES_A_CALL]])
+            for start in range(0, len(only), _BUNDLES_A_CALL)
+        ]
+        values = [value for answer in client.run(commands) for value in answer]
+        for bundle, value in zip(only, values, strict=True):
+            if value is not None:
+                found[bundle] = Found(bundle, value, now)
+        rest = [bundle for bundle in asked if bundle not in found]
+        for bundle, answer in zip(rest, self._read(client, rest, asked), strict=True):
+            found[bundle] = Found(bundle, answer, now)
+        return [found[key[0]].record(key) for key in keys]
 
     def wait(self, keys: Sequence[Key], timeout: float) -> None:
         """Wait for an announcement; for jobs that were submitted elsewhere, look, at growing intervals."""
@@ -122,12 +130,14 @@ class RedisResults:
     def forget(self, keys: Sequence[Key]) -> None:
         """Drop records; the bundles stay."""
         client = self._here()
-        alive = int(max(self.keep, _ACCEPTED_FOR) * 1000)
+        jobs: dict[bytes, list[int]] = {}
+        for bundle, index in keys:
+            jobs.setdefault(bundle, []).append(index)
         commands = [
-            ("EVALSHA", self._forget.digest, 1, self.bundle_key(bundle), alive, *indexes)
-            for bundle, indexes in by_bundle(keys, [key.index for key in keys]).items()
+            ("EVALSHA", _FORGET.digest, 1, self.prefix, self.lifetime_ms, bundle.hex(), *indexes)
+            for bundle, indexes in jobs.items()
         ]
-        client.run(commands, [self._forget])
+        client.run(commands, [_FORGET])
         client.inbox.forget(keys)
 
     def inbox(self) -> str:
@@ -222,19 +232,11 @@ class RedisResults:
 
     def key(self, name: str) -> str:
         """Return the key of something that this namespace has once."""
-        return f"{self.namespace}:{name}"
+        return f"{{{self.namespace}}}:{name}"
 
     def bundle_key(self, bundle: bytes) -> str:
-        """Return the key of a bundle's hash; the braces keep it on one node of a cluster."""
-        return f"{self.namespace}:r:{{{bundle.hex()}}}"
-
-    def announcement(self, reply: str, ended: Iterable[Key]) -> list[tuple[Any, ...]]:
-        """Return the commands that tell a client."""
-        return [
-            ("RPUSH", reply, pack(ended)),
-            ("LTRIM", reply, -_INBOX_LENGTH, -1),
-            ("EXPIRE", reply, _INBOX_FOR),
-        ]
+        """Return the key of what is known of a bundle."""
+        return f"{{{self.namespace}}}:r:{bundle.hex()}"
 
     def _here(self) -> _Client:
         """Return this process's connections; nothing is opened yet."""
@@ -245,18 +247,16 @@ class RedisResults:
     def _has_ended(self, keys: Sequence[Key]) -> bool:
         return any(record is not None and record.is_final for record in self.fetch(keys))
 
-    def _store_command(self, records: Sequence[Record], part: Sequence[int]) -> tuple[tuple[Any, ...], list[int]]:
-        """Return the call that stores some records, and where in `records` each of its answers belongs."""
-        groups = by_bundle([records[at].key for at in part], part)
-        arguments: list[Any] = [int(self.keep * 1000), int(max(self.keep, _ACCEPTED_FOR) * 1000)]
-        order: list[int] = []
-        for group in groups.values():
-            arguments.append(len(group))
-            for at in group:
-                arguments += (records[at].key.index, encode(records[at]))
-            order += group
-        keys = [self.bundle_key(bundle) for bundle in groups]
-        return ("EVALSHA", self._store.digest, len(keys), *keys, *arguments), order
+    def _read(self, client: _Client, bundles: Sequence[bytes], asked: dict[bytes, set[int]]) -> list[Any]:
+        """Return what fetch.lua says of some jobs of each bundle."""
+        commands: list[tuple[Any, ...]] = []
+        for start in range(0, len(bundles), _SCRIPTED_BUNDLES):
+            arguments: list[Any] = []
+            for bundle in bundles[start : start + _SCRIPTED_BUNDLES]:
+                wanted = runs(asked[bundle])
+                arguments += (bundle.hex(), len(wanted), *[index for run in wanted for index in run])
+            commands.append(("EVALSHA", _FETCH.digest, 1, self.prefix, *arguments))
+        return [answer for answers in client.run(commands, [_FETCH]) for answer in answers]
 
 
 class _Client:

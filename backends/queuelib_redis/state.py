@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import RedisError
-
+from queuelib.errors import QueuelibError
 from queuelib_redis.address import parse
-from queuelib_redis.client import new_client
+from queuelib_redis.wire import Wire, pack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,14 +25,23 @@ def notes(url: str) -> list[str]:
         ConfigurationError: The URL cannot work.
     """
     address = parse(url)
-    client = new_client(address, _PATIENCE)
+    wire = None
     try:
-        return sentences(client.info(), address.place)
-    except (RedisError, OSError):
+        wire = Wire(address, _PATIENCE)
+        wire.within(_PATIENCE)
+        return sentences(_fields(wire.call(pack((b"INFO",)))), address.place)
+    except QueuelibError:
         _log.debug("%s does not tell how it is set up", address.place, exc_info=True)
         return []
     finally:
-        client.connection_pool.disconnect()
+        if wire is not None:
+            wire.close()
+
+
+def _fields(info: bytes) -> dict[str, str]:
+    """Return the fields of an answer to INFO."""
+    pairs = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
+    return {name: value for name, _, value in pairs if value}
 
 
 def sentences(info: Mapping[str, Any], place: str) -> list[str]:

@@ -1,67 +1,170 @@
-"""How records look inside a bundle's hash, and how many of them go into one call."""
+"""The bytes of commands, and of the connection that carries them without redis-py's client layer."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from queuelib.outcome import QUEUED, SCHEDULED, Record
+import redis
+from redis import exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from queuelib.errors import BrokerUnavailable
+from queuelib_redis.address import KEEPALIVE
+from queuelib_redis.failure import as_ours, translated
+from queuelib_redis.sentinel import locate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from queuelib.ids import Key
+    from queuelib_redis.address import Address
+    from queuelib_redis.script import Script
 
-__all__ = ["by_bundle", "decode", "encode", "pairs", "parts", "seconds", "without_record"]
+__all__ = ["CONNECT_TIMEOUT", "SOCKET_TIMEOUT", "Wire", "pack"]
 
-_RECORDS_A_CALL = 500  # of one script call: Lua's stack holds 8,000 values, and the server does nothing else meanwhile
-_BYTES_A_CALL = 4 * 1024 * 1024
-
-
-def encode(record: Record) -> bytes:
-    """Return a record as scripts/store.lua reads it: state, attempt, time, body."""
-    return b"%s %d %s %s" % (record.state.encode(), record.attempt, repr(record.at).encode(), record.body)
+CONNECT_TIMEOUT = 2.0  # seconds; with the next one, a call answers within 5
+SOCKET_TIMEOUT = 3.0  # seconds of silence after which a server counts as gone
 
 
-def decode(key: Key, value: bytes) -> Record:
-    """Return the record in a value."""
-    state, attempt, at, body = value.split(b" ", 3)
-    return Record(key, state.decode(), int(attempt), body, float(at))
+def pack(arguments: Iterable[bytes]) -> bytes:
+    """Return one command as it goes over the connection."""
+    parts = [b"$%d\r\n%b\r\n" % (len(one), one) for one in arguments]
+    return b"*%d\r\n%b" % (len(parts), b"".join(parts))
 
 
-def without_record(key: Key, size: bytes | None, due: bytes | None, now: float) -> Record | None:
-    """Return what the bundle says of a job that has no record: it waits, or there is no such job."""
-    if size is None or key.index >= int(size):
-        return None
-    return Record(key, SCHEDULED if due and float(due) > now else QUEUED)
+class Wire:
+    """One connection, for one thread at a time; of what it sends nothing is sent twice.
 
+    A client of redis-py spends 15 of 27 us on its pool and retries, which nobody needs who owns a connection.
 
-def parts(records: Sequence[Record]) -> Iterator[list[int]]:
-    """Yield positions of records, as many as one call of a script may have."""
-    part: list[int] = []
-    size_bytes = 0
-    for at, record in enumerate(records):
-        if part and (len(part) >= _RECORDS_A_CALL or size_bytes + len(record.body) > _BYTES_A_CALL):
-            yield part
-            part, size_bytes = [], 0
-        part.append(at)
-        size_bytes += len(record.body)
-    if part:
-        yield part
+    Args:
+        address: The server.
+        connect_timeout: Seconds for the connection.
+        patience: Seconds of silence after which the server counts as gone; None to wait for ever.
+        on_close: Called when the connection is closed, by an error or on purpose.
+    """
 
+    def __init__(
+        self,
+        address: Address,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        patience: float | None = SOCKET_TIMEOUT,
+        *,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        self._address = address
+        self._on_close = on_close
+        kind: Any = redis.Connection if address.tls is None else redis.SSLConnection
+        with translated(address):
+            found = locate(address, connect_timeout)
+            self._connection: Any = kind(
+                **found.connection_options(),
+                protocol=2,  # redis-py 8 asks for 3 by default, whose answers differ
+                socket_connect_timeout=connect_timeout,
+                socket_timeout=SOCKET_TIMEOUT,
+                socket_keepalive=True,
+                socket_keepalive_options=KEEPALIVE,
+                retry=Retry(NoBackoff(), 0),
+            )
+            self._connection.connect()
+        self.is_sent = False
+        self.is_broken = False
+        self._sock: Any = self._connection._sock  # noqa: SLF001 - redis-py has no public name for it
+        self._patience = SOCKET_TIMEOUT
+        if patience is None:
+            self._sock.settimeout(None)
 
-def by_bundle(keys: Iterable[Key], positions: Iterable[int]) -> dict[bytes, list[int]]:
-    """Return the positions of each bundle's jobs."""
-    grouped: dict[bytes, list[int]] = {}
-    for key, at in zip(keys, positions, strict=True):
-        grouped.setdefault(key.bundle, []).append(at)
-    return grouped
+    def fileno(self) -> int:
+        """Return the descriptor of the socket."""
+        return int(self._sock.fileno())
 
+    def send(self, packed: bytes) -> None:
+        """Send commands that are packed already."""
+        try:
+            self._sock.sendall(packed)
+        except BaseException as error:
+            raise self._failed(error) from error
 
-def pairs(found: Any) -> Iterable[tuple[bytes, bytes]]:
-    """Return fields and values, whether the driver made a dict of them or left a list."""
-    return found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
+    def read(self) -> Any:
+        """Return the next answer."""
+        try:
+            return self._connection.read_response()
+        except BaseException as error:
+            raise self._failed(error) from error
 
+    def call(self, packed: bytes) -> Any:
+        """Send one command and return its answer.
 
-def seconds(server_time: Any) -> float:
-    """Return the answer to TIME as a number."""
-    return float(server_time[0]) + float(server_time[1]) / 1_000_000
+        Raises:
+            BrokerUnavailable: The server is gone, or refused the command. `is_sent` says whether it may have run.
+        """
+        self.is_sent = False
+        try:
+            self._sock.sendall(packed)
+            self.is_sent = True
+            return self._connection.read_response()
+        except BaseException as error:
+            if isinstance(error, exceptions.ResponseError):
+                self.is_sent = False  # an answer came, and it is no
+            raise self._failed(error) from error
+
+    def exchange(self, packed: bytes, count: int) -> list[Any]:
+        """Send some commands at once and return their answers; what the server refused is an exception among them.
+
+        Raises:
+            BrokerUnavailable: The server is gone; the connection is closed then.
+        """
+        answers: list[Any] = []
+        try:
+            self._sock.sendall(packed)
+            while len(answers) < count:
+                try:
+                    answers.append(self._connection.read_response())
+                except exceptions.ResponseError as error:
+                    answers.append(error)
+        except BaseException as error:
+            raise self._failed(error) from error
+        return answers
+
+    def run(self, script: Script, prefix: bytes, arguments: Sequence[bytes], more: Sequence[bytes] = ()) -> Any:
+        """Run a script with one key and return its answer.
+
+        Args:
+            script: The script.
+            prefix: Its key.
+            arguments: Its arguments.
+            more: A command to send with it; its answer is the second of two then.
+        """
+        packed = script.head(len(arguments)) + b"$%d\r\n%b\r\n" % (len(prefix), prefix)
+        packed += b"".join([b"$%d\r\n%b\r\n" % (len(one), one) for one in arguments])
+        if more:
+            packed += pack(more)
+        try:
+            answer = self.call(packed)
+        except BrokerUnavailable as error:
+            if not isinstance(error.__cause__, exceptions.NoScriptError):
+                raise
+            if more:
+                self.read()
+            self.call(pack((b"SCRIPT", b"LOAD", script.text.encode())))
+            answer = self.call(packed)
+        return (answer, self.read()) if more else answer
+
+    def within(self, seconds: float) -> None:
+        """Set for how long the next calls wait for an answer."""
+        if seconds != self._patience:
+            self._patience = seconds
+            self._sock.settimeout(seconds)
+
+    def close(self) -> None:
+        """Close the connection, whatever state it is in."""
+        self.is_broken = True
+        self._connection.disconnect()
+        if self._on_close is not None:
+            self._on_close()
+
+    def _failed(self, error: BaseException) -> BaseException:
+        """Return what to raise; close the connection unless it is fit for another command."""
+        if isinstance(error, exceptions.ReadOnlyError) or not isinstance(error, exceptions.ResponseError):
+            self.close()  # an answer may still be on its way, or another server is the master now
+        return as_ours(self._address, error) if isinstance(error, exceptions.RedisError | OSError) else error

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from kombu.transport import TRANSPORT_ALIASES
+
 from queuelib.errors import ConfigurationError
 from queuelib.ports import (
     Redelivery,
@@ -56,6 +58,9 @@ class SqliteBackend:
             return SqliteSettlement(channel, results)
         return None
 
+
+# A plain kombu program imports this package and opens qlsqlite:// URLs; the transport loads on first use.
+TRANSPORT_ALIASES.setdefault("qlsqlite", "queuelib_sqlite.transport:Transport")
 
 BACKEND = SqliteBackend()
 

@@ -13,16 +13,26 @@ if TYPE_CHECKING:
 
     from queuelib.message import Outgoing
 
-__all__ = ["accept", "delete", "insert", "note", "promote", "release", "release_all", "take"]
+__all__ = ["accept", "delete", "held", "insert", "note", "promote", "release", "release_all", "take"]
+
+_IDS_A_STATEMENT = 500  # below every build's limit of variables
 
 
-def accept(connection: sqlite3.Connection, frames: Iterable[Outgoing]) -> list[Outgoing]:
+def accept(connection: sqlite3.Connection, frames: Sequence[Outgoing]) -> list[Outgoing]:
     """Note bundle ids that are published here; return the frames whose id was not published before."""
     write = (
         "INSERT INTO bundle (id, size, due, published) VALUES (?, ?, ?, 1) "
         "ON CONFLICT (id) DO UPDATE SET published = 1 WHERE published = 0"
     )
-    return [f for f in frames if connection.execute(write, (f.bundle, f.size, f.due or 0.0)).rowcount > 0]
+    rows = [(f.bundle, f.size, f.due or 0.0) for f in frames]
+    connection.execute("SAVEPOINT fresh")
+    are_all_fresh = not rows or connection.executemany(write, rows).rowcount == len(rows)
+    if not are_all_fresh:  # rare: a publish that is repeated; which ones are known is only told one by one
+        connection.execute("ROLLBACK TO fresh")
+    connection.execute("RELEASE fresh")
+    if are_all_fresh:
+        return list(frames)
+    return [f for f, row in zip(frames, rows, strict=True) if connection.execute(write, row).rowcount > 0]
 
 
 def note(connection: sqlite3.Connection, frames: Iterable[Outgoing]) -> None:
@@ -61,9 +71,23 @@ def promote(connection: sqlite3.Connection, topics: set[str]) -> None:
     topics.update("queue:" + queue for (queue,) in rows.fetchall())
 
 
-def delete(connection: sqlite3.Connection, owner: int, row: int) -> bool:
-    """Delete a claimed message; return whether it was still ours."""
-    return connection.execute("DELETE FROM message WHERE id = ? AND owner = ?", (row, owner)).rowcount > 0
+def delete(connection: sqlite3.Connection, owner: int, rows: Sequence[int]) -> set[int]:
+    """Delete claimed messages; return which of them were still ours."""
+    return _with_ids(connection, "DELETE FROM message WHERE id IN (%s) AND owner = ? RETURNING id", owner, rows)
+
+
+def held(connection: sqlite3.Connection, owner: int, rows: Sequence[int]) -> set[int]:
+    """Return which of these messages are still ours."""
+    return _with_ids(connection, "SELECT id FROM message WHERE id IN (%s) AND owner = ?", owner, rows)
+
+
+def _with_ids(connection: sqlite3.Connection, statement: str, owner: int, rows: Sequence[int]) -> set[int]:
+    found: set[int] = set()
+    for start in range(0, len(rows), _IDS_A_STATEMENT):
+        part = rows[start : start + _IDS_A_STATEMENT]
+        marks = ",".join("?" * len(part))
+        found.update(row for (row,) in connection.execute(statement % marks, (*part, owner)))
+    return found
 
 
 def release(

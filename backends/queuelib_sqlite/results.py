@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from queuelib.ids import Key
-from queuelib.outcome import CANCELLED, QUEUED, SCHEDULED, SUCCEEDED, Record, supersedes
+from queuelib.outcome import CANCELLED, SUCCEEDED, Record
 from queuelib.ports import Cancelled, QuarantineItem, ResultCapabilities, Settled, WorkerInfo
-from queuelib_sqlite import messages
+from queuelib_sqlite import messages, outcomes
 from queuelib_sqlite.fifo import Bell
 from queuelib_sqlite.store import Store
 
@@ -27,7 +27,6 @@ __all__ = ["SqliteResults", "SqliteSettlement"]
 _OUTCOME = "outcome"  # the topic of clients that wait
 _LONGEST_NAP = 1.0  # seconds; a lost ring only delays
 _SWEEP_EVERY = 60.0  # seconds between two deletions of what was kept long enough
-_FIND = "SELECT state, attempt, body, at FROM outcome WHERE bundle = ? AND position = ?"
 _FREE = "SELECT 1 FROM message WHERE bundle = ? AND owner IS NOT NULL"
 
 
@@ -52,7 +51,7 @@ class SqliteResults:
     def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:  # noqa: ARG002 - FIFOs are registered
         """Store what supersedes what is there."""
         with self._store.write() as connection:
-            stands = write_records(connection, records)
+            stands = outcomes.write(connection, records)
             self._store.rung.add(_OUTCOME)
             self.sweep(connection)
         return stands
@@ -60,7 +59,7 @@ class SqliteResults:
     def fetch(self, keys: Sequence[Key]) -> list[Record | None]:
         """Return what is known of each job."""
         with self._store.read() as connection:
-            return [_fetch(connection, key) for key in keys]
+            return outcomes.fetch(connection, keys)
 
     def wait(self, keys: Sequence[Key], timeout: float) -> None:
         """Wait for a ring, then for one of these jobs to have ended."""
@@ -76,7 +75,7 @@ class SqliteResults:
     def forget(self, keys: Sequence[Key]) -> None:
         """Drop endings."""
         with self._store.write() as connection:
-            connection.executemany("DELETE FROM outcome WHERE bundle = ? AND position = ?", keys)
+            outcomes.forget(connection, keys)
 
     def inbox(self) -> str:
         """Return no address: waiting clients register a FIFO."""
@@ -90,7 +89,7 @@ class SqliteResults:
                 "INSERT INTO cancel (bundle, position, at) VALUES (?, ?, ?)", [(*key, now) for key in keys]
             )
             waiting = [key for key in keys if _is_waiting(connection, key)]
-            write_records(connection, [Record(key, CANCELLED, at=now) for key in waiting])
+            outcomes.write(connection, [Record(key, CANCELLED, at=now) for key in waiting])
             self._store.rung.add(_OUTCOME)
 
     def cancelled(self, cursor: Any) -> Cancelled:
@@ -154,15 +153,7 @@ class SqliteResults:
             return
         self._swept = now
         before = now - self.keep
-        oldest_id = int(max(0.0, before) * 1000).to_bytes(6, "big")  # ids begin with their time of birth
-        old = "SELECT bundle, position FROM outcome WHERE bundle < ? AND at < ? LIMIT 5000"
-        rows = connection.execute(old, (oldest_id, before)).fetchall()
-        connection.executemany("DELETE FROM outcome WHERE bundle = ? AND position = ?", rows)
-        connection.executemany(
-            "DELETE FROM bundle WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM outcome WHERE bundle = ?1) "
-            "AND NOT EXISTS (SELECT 1 FROM message WHERE bundle = ?1)",
-            {(bundle,) for bundle, _ in rows},
-        )
+        outcomes.expire(connection, before)
         connection.execute("DELETE FROM cancel WHERE at < ?", (before,))
         connection.execute("DELETE FROM worker WHERE until < ?", (now,))
 
@@ -184,34 +175,23 @@ class SqliteSettlement:
 
     def settle(self, batch: Sequence[Settled]) -> list[bool]:
         """Write a batch; of a delivery that is not ours any more, only the successes."""
-        owner = self._channel.owner
-        held: list[bool] = []
         store = self._channel.store
         with store.write() as connection:
-            for settled in batch:
-                is_ours = _is_ours(connection, owner, settled)
-                held.append(is_ours)
-                write_records(connection, [r for r in settled.records if is_ours or r.state == SUCCEEDED])
-                if is_ours:
-                    write_quarantine(connection, self._results.namespace, settled.quarantined)
-                    messages.insert(connection, self._channel.to_queues(settled.successors), store.rung)
-            if any(settled.records for settled in batch):
+            held = _held(connection, self._channel.owner, batch)
+            ours = [settled for settled, is_ours in zip(batch, held, strict=True) if is_ours]
+            records = [record for settled in ours for record in settled.records]
+            if len(ours) < len(batch):
+                lost = [settled for settled, is_ours in zip(batch, held, strict=True) if not is_ours]
+                records += [record for settled in lost for record in settled.records if record.state == SUCCEEDED]
+            outcomes.write(connection, records)
+            items = [item for settled in ours for item in settled.quarantined]
+            write_quarantine(connection, self._results.namespace, items)
+            successors = [frame for settled in ours for frame in settled.successors]
+            messages.insert(connection, self._channel.to_queues(successors), store.rung)
+            if records:
                 store.rung.add(_OUTCOME)
             self._results.sweep(connection)
         return held
-
-
-def write_records(connection: sqlite3.Connection, records: Sequence[Record]) -> list[bool]:
-    """Write the records that supersede what is there; return which did."""
-    stands: list[bool] = []
-    for record in records:
-        row = (*record.key, record.state, record.attempt, record.at, record.body)
-        is_first = connection.execute("INSERT OR IGNORE INTO outcome VALUES (?, ?, ?, ?, ?, ?)", row).rowcount > 0
-        if not is_first and supersedes(record, _found(connection, record.key)):
-            connection.execute("INSERT OR REPLACE INTO outcome VALUES (?, ?, ?, ?, ?, ?)", row)
-            is_first = True
-        stands.append(is_first)
-    return stands
 
 
 def write_quarantine(connection: sqlite3.Connection, namespace: str, items: Sequence[QuarantineItem]) -> None:
@@ -222,30 +202,16 @@ def write_quarantine(connection: sqlite3.Connection, namespace: str, items: Sequ
     )
 
 
-def _is_ours(connection: sqlite3.Connection, owner: int, settled: Settled) -> bool:
-    row = settled.delivery.tag
-    if settled.is_complete:
-        return messages.delete(connection, owner, row)
-    return connection.execute("SELECT 1 FROM message WHERE id = ? AND owner = ?", (row, owner)).fetchone() is not None
-
-
-def _found(connection: sqlite3.Connection, key: Key) -> Record | None:
-    row = connection.execute(_FIND, key).fetchone()
-    return None if row is None else Record(key, *row)
-
-
-def _fetch(connection: sqlite3.Connection, key: Key) -> Record | None:
-    record = _found(connection, key)
-    if record is not None:
-        return record
-    row = connection.execute("SELECT size, due FROM bundle WHERE id = ?", (key.bundle,)).fetchone()
-    if row is None or key.index >= row[0]:
-        return None
-    return Record(key, SCHEDULED if row[1] > time.time() else QUEUED)
+def _held(connection: sqlite3.Connection, owner: int, batch: Sequence[Settled]) -> list[bool]:
+    """Delete the messages of complete deliveries; return for each delivery whether it was still ours."""
+    complete = [settled.delivery.tag for settled in batch if settled.is_complete]
+    partial = [settled.delivery.tag for settled in batch if not settled.is_complete]
+    ours = messages.delete(connection, owner, complete) | messages.held(connection, owner, partial)
+    return [settled.delivery.tag in ours for settled in batch]
 
 
 def _is_waiting(connection: sqlite3.Connection, key: Key) -> bool:
-    record = _fetch(connection, key)
+    record = outcomes.fetch(connection, [key])[0]
     is_known = record is not None and not record.is_final
     return is_known and connection.execute(_FREE, (key.bundle,)).fetchone() is None
 

@@ -38,6 +38,16 @@ CREATE TABLE outcome (                      -- how jobs ended, and states on the
     PRIMARY KEY (bundle, position)
 ) WITHOUT ROWID;
 
+CREATE TABLE span (                         -- successes in a row, kept as one; since layout 2
+    bundle BLOB NOT NULL,                   -- a job is in one span, or in one row of outcome, or in neither
+    first INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    at REAL NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (bundle, first)
+) WITHOUT ROWID;
+
 CREATE TABLE cancel (                       -- marks, read by workers in the order of id
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     bundle BLOB NOT NULL,
@@ -67,4 +77,21 @@ CREATE TABLE waiter (                       -- whose FIFO gets a byte when somet
     path TEXT NOT NULL,
     topic TEXT NOT NULL,                    -- a queue, or "outcome"
     PRIMARY KEY (path, topic)
+) WITHOUT ROWID;
+
+CREATE TABLE exchange (                     -- what plain kombu programs declared, for all of them
+    name TEXT PRIMARY KEY,
+    kind TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE queue (
+    name TEXT PRIMARY KEY
+) WITHOUT ROWID;
+
+CREATE TABLE binding (
+    exchange TEXT NOT NULL,
+    routing_key TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    pattern TEXT NOT NULL,                  -- empty: the exchange has none
+    PRIMARY KEY (exchange, routing_key, queue)
 ) WITHOUT ROWID;

@@ -17,7 +17,8 @@ from queuelib_sqlite.fifo import Ringer
 
 __all__ = ["Store", "refuse_network_file_system"]
 
-LAYOUT = 1  # user_version of the files that this code writes
+LAYOUT = 2  # user_version of the files that this code writes
+_NEW_TABLES = frozenset({"span", "exchange", "queue", "binding"})  # all that layout 1 lacks
 _BUSY_DEADLINE = 5.0
 _FIRST_PAUSE = 0.0002  # about one transaction of somebody else
 _LONGEST_PAUSE = 0.005
@@ -169,13 +170,10 @@ class Store:
             return connection
 
     def _check_layout(self, connection: sqlite3.Connection) -> None:
-        if _layout(connection) == 0:
+        if _layout(connection) < LAYOUT:
             connection.execute("BEGIN IMMEDIATE")
-            if _layout(connection) == 0 and not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
-                schema = files("queuelib_sqlite").joinpath("schema.sql").read_text(encoding="utf-8")
-                for statement in _statements(schema):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {LAYOUT}")
+            for statement in _missing(connection):
+                connection.execute(statement)
             connection.execute("COMMIT")
         found = _layout(connection)
         if found > LAYOUT:
@@ -235,6 +233,17 @@ def _prepare_file(path: Path, folder: Path) -> None:
 
 def _layout(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _missing(connection: sqlite3.Connection) -> list[str]:
+    """Return what brings a new file, or one of an older layout, up to date; nothing for other programs' files."""
+    found = _layout(connection)
+    if found >= LAYOUT or (found == 0 and connection.execute("SELECT 1 FROM sqlite_schema").fetchone()):
+        return []
+    statements = _statements(files("queuelib_sqlite").joinpath("schema.sql").read_text(encoding="utf-8"))
+    if found:
+        statements = [one for one in statements if one.split()[2] in _NEW_TABLES]
+    return [*statements, f"PRAGMA user_version = {LAYOUT}"]
 
 
 def _statements(schema: str) -> list[str]:

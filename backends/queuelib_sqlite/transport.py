@@ -6,9 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kombu.transport import virtual
-
-from queuelib.channel import BatchChannel
+from queuelib.channel import BatchChannel, BatchTransport
 from queuelib_sqlite import messages
 from queuelib_sqlite.claim import Claim, is_orphaned
 from queuelib_sqlite.fifo import Bell
@@ -17,6 +15,7 @@ from queuelib_sqlite.store import Store
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from queuelib.channel import Binding
     from queuelib.message import Outgoing
     from queuelib.ports import Delivery
 
@@ -66,7 +65,8 @@ class Channel(BatchChannel):
     def acknowledge_batch(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Delete claimed messages."""
         with self.store.write() as connection:
-            return [d for d in deliveries if not messages.delete(connection, self._owner, d.tag)]
+            ours = messages.delete(connection, self._owner, [delivery.tag for delivery in deliveries])
+        return [delivery for delivery in deliveries if delivery.tag not in ours]
 
     def give_back_batch(self, deliveries: Sequence[Delivery], delay: float) -> None:
         """Release claimed messages."""
@@ -108,9 +108,64 @@ class Channel(BatchChannel):
         with self.store.write() as connection:
             return connection.execute("DELETE FROM message WHERE queue = ? AND owner IS NULL", (queue,)).rowcount
 
+    def exchanges_add(self, exchange: str, kind: str) -> None:
+        """Remember an exchange."""
+        if self.exchange_kind(exchange) != kind:
+            self._change("INSERT OR REPLACE INTO exchange VALUES (?, ?)", exchange, kind)
+
+    def exchanges_remove(self, exchange: str) -> None:
+        """Forget an exchange and its bindings."""
+        with self.store.write() as connection:
+            connection.execute("DELETE FROM exchange WHERE name = ?", (exchange,))
+            connection.execute("DELETE FROM binding WHERE exchange = ?", (exchange,))
+
+    def exchange_kind(self, exchange: str) -> str | None:
+        """Return an exchange's type."""
+        with self.store.read() as connection:
+            row = connection.execute("SELECT kind FROM exchange WHERE name = ?", (exchange,)).fetchone()
+        return row[0] if row else None
+
+    def bindings_add(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        """Bind a queue."""
+        if (routing_key, pattern, queue) not in self.bindings_of(exchange):
+            self._change("INSERT OR REPLACE INTO binding VALUES (?, ?, ?, ?)", exchange, routing_key, queue, pattern)
+
+    def bindings_remove(self, exchange: str, routing_key: str, queue: str) -> None:
+        """Remove a binding."""
+        self._change(
+            "DELETE FROM binding WHERE exchange = ? AND routing_key = ? AND queue = ?", exchange, routing_key, queue
+        )
+
+    def bindings_of(self, exchange: str) -> list[Binding]:
+        """Return an exchange's bindings."""
+        select = "SELECT routing_key, pattern, queue FROM binding WHERE exchange = ?"
+        with self.store.read() as connection:
+            return connection.execute(select, (exchange,)).fetchall()
+
+    def queues_add(self, queue: str) -> None:
+        """Remember a queue."""
+        if queue not in self.known_queues():
+            self._change("INSERT OR IGNORE INTO queue VALUES (?)", queue)
+
+    def queues_remove(self, queue: str) -> None:
+        """Forget a queue and the bindings to it."""
+        with self.store.write() as connection:
+            connection.execute("DELETE FROM queue WHERE name = ?", (queue,))
+            connection.execute("DELETE FROM binding WHERE queue = ?", (queue,))
+
+    def known_queues(self) -> set[str]:
+        """Return the declared queues."""
+        with self.store.read() as connection:
+            return {name for (name,) in connection.execute("SELECT name FROM queue")}
+
+    def _change(self, statement: str, *values: str) -> None:
+        with self.store.write() as connection:
+            connection.execute(statement, values)
+
     def close(self) -> None:
         """Release what is held, uncounted."""
         if not self.closed:
+            self.forget_own_queues()
             if self._claim is not None:
                 with self.store.write() as connection:
                     messages.release_all(connection, self._owner, died=False, topics=self.store.rung)
@@ -122,6 +177,14 @@ class Channel(BatchChannel):
                 self._bell = None
             self.store.close()
         super().close()
+
+    def abandon(self) -> None:
+        """End as a killed process would: the lock goes, and everything else stays for others to find."""
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
+        self._owner = 0
+        self._in_hand.clear()
 
     def _become_taker(self) -> None:
         self.store.relax()
@@ -147,7 +210,7 @@ class Channel(BatchChannel):
         return due is not None and due <= time.time()
 
 
-class Transport(virtual.Transport):
+class Transport(BatchTransport):
     """qlsqlite:///relative.db and qlsqlite:////absolute.db for kombu."""
 
     Channel = Channel

@@ -6,6 +6,8 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+from kombu.exceptions import OperationalError
+
 from queuelib.errors import BrokerUnavailable, QueuelibError
 from queuelib.settings import mask
 
@@ -85,8 +87,8 @@ class BatchLane:
         return {color: sizes[self._prefix + color] for color in colors}
 
     def notes(self) -> list[str]:
-        """Return nothing: these transports keep every promise."""
-        return []
+        """Return what the backend says of this very server."""
+        return list(self._settings.notes())
 
     def close(self) -> None:
         """Close the channel and the connection."""
@@ -97,6 +99,10 @@ class BatchLane:
         try:
             yield
         except QueuelibError:
+            raise
+        except OperationalError as error:  # kombu puts it around what connecting raised
+            if isinstance(error.__cause__, QueuelibError):
+                raise error.__cause__ from error.__cause__.__cause__
             raise
         except OSError as error:
             msg = f"{mask(self._settings.url)}: {error}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -52,6 +51,6 @@ class Place:
             msg = f"{item.id} cannot be queued again: {error}"
             raise DecodeError(msg) from error
         self.results().forget([Key(bundle.id, index) for index in bundle.indexes])
-        fresh = replace(bundle, due=None, expires=None, deaths=0, submitted=time.time())
+        fresh = bundle._replace(due=None, expires=None, deaths=0, submitted=time.time())
         self._dispatcher.publish([outgoing(fresh, is_successor=True)])
         self.results().release([item.id])

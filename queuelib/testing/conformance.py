@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import select
 import signal
 import subprocess
@@ -16,11 +17,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from queuelib import broker, plugins
+from queuelib import body, broker, codec, plugins
 from queuelib.ids import Key, new_bundle_id
 from queuelib.outcome import (
     CANCELLED,
+    EXPIRED,
     FAILED,
+    QUARANTINED,
     QUEUED,
     RETRYING,
     RUNNING,
@@ -319,6 +322,10 @@ class ResultConformance(_Core):
         "test_waiting_ends_with_the_outcome",
         "test_waiting_ends_with_the_time",
         "test_forgotten_may_end_again",
+        "test_span_is_read_for_each_of_its_jobs",
+        "test_earlier_success_stands_under_a_span",
+        "test_span_takes_the_place_of_what_is_no_success",
+        "test_spans_and_singles_are_decided_job_by_job",
         "test_cancel_marks_are_read_from_a_cursor",
         "test_quarantine_keeps_until_released",
         "test_workers_live_until_they_leave",
@@ -413,6 +420,142 @@ class ResultConformance(_Core):
             results.store([won])
             assert results.fetch([lost.key]) == [won]
 
+    def test_span_is_read_for_each_of_its_jobs(self, url: str, place: str) -> None:
+        """Each job of a record of several successes is read with its own result; its neighbors are untouched."""
+        with self.results(url, place) as writer, self.results(url, place) as reader:
+            done = span(5, first=3)
+            bundle = done.key.bundle
+            writer.accept([Outgoing("red", bundle, b"", None, 10)])
+            assert writer.store([done]) == [True]
+            keys = [Key(bundle, index) for index in (7, 3, 5, 4, 6, 3)]
+            for results in (reader, writer):
+                assert fetched(results, keys) == [b"%d" % key.index for key in keys]
+                found = results.fetch([keys[2]])[0]
+                assert found is not None
+                assert (found.state, found.attempt, found.at) == (SUCCEEDED, 1, done.at)
+                outside = results.fetch([Key(bundle, 2), Key(bundle, 8)])
+                assert [one is not None and one.is_final for one in outside] == [False, False]
+
+    def test_earlier_success_stands_under_a_span(self, url: str, place: str) -> None:
+        """A job that has succeeded keeps its result when a span comes over it; the others get theirs."""
+        with self.results(url, place) as results:
+            late = span(6, first=2)
+            bundle = late.key.bundle
+            keys = [Key(bundle, index) for index in range(2, 8)]
+            results.store([success(keys[1], b"early")])
+            assert results.store([late]) == [False]
+            assert fetched(results, keys) == [b"2", b"early", b"4", b"5", b"6", b"7"]
+            assert results.store([success(keys[1], b"later"), success(Key(bundle, 8), b"8")]) == [False, True]
+            assert fetched(results, [*keys, Key(bundle, 8)]) == [b"2", b"early", b"4", b"5", b"6", b"7", b"8"]
+
+    def test_span_takes_the_place_of_what_is_no_success(self, url: str, place: str) -> None:
+        """Failures, cancellings and states on the way give way to a span, for each of its jobs."""
+        with self.results(url, place) as results:
+            done = span(6)
+            states = [FAILED, CANCELLED, RUNNING, QUEUED, RETRYING, EXPIRED]
+            results.store([Record(k, s, 2, b"old", 5.0) for k, s in zip(done.keys, states, strict=True)])
+            assert results.store([done]) == [True]
+            assert fetched(results, done.keys) == [b"%d" % index for index in range(6)]
+
+    def test_nothing_takes_the_place_of_a_span(self, url: str, place: str) -> None:
+        """No other state, of whichever attempt, changes a job in the middle of a span, nor its neighbors."""
+        with self.results(url, place) as results:
+            done = span(5)
+            results.store([done])
+            for state in (FAILED, CANCELLED, RUNNING, RETRYING, QUARANTINED):
+                assert results.store([Record(done.keys[2], state, 9, b"late", time.time())]) == [False]
+            assert fetched(results, done.keys) == [b"0", b"1", b"2", b"3", b"4"]
+
+    @pytest.mark.parametrize(
+        "pieces", [((0, 6), (3, 7)), ((3, 7), (0, 6)), ((0, 10), (2, 3)), ((2, 3), (0, 10)), ((1, 2), (5, 2), (0, 10))]
+    )
+    def test_overlapping_spans_keep_the_first_of_each_job(
+        self, url: str, place: str, pieces: Sequence[tuple[int, int]]
+    ) -> None:
+        """Where spans overlap, each job keeps the result of the first one that told of it."""
+        with self.results(url, place) as results:
+            bundle = new_bundle_id(time.time())
+            wanted: dict[Key, bytes] = {}
+            for number, (first, count) in enumerate(pieces):
+                done = span(count, first=first, bundle=bundle, prefix=b"%d:" % number)
+                results.store([done])
+                wanted = {key: b"%d:%d" % (number, key.index) for key in done.keys} | wanted
+            assert fetched(results, list(wanted)) == list(wanted.values())
+
+    def test_spans_and_singles_travel_together(self, url: str, place: str) -> None:
+        """One batch may tell of a bundle in spans and singles, and of many bundles."""
+        with self.results(url, place) as results:
+            bundle = new_bundle_id(time.time())
+            before, after = span(4, bundle=bundle), span(3, first=5, bundle=bundle)
+            failed = Record(Key(bundle, 4), FAILED, 1, b"no", time.time())
+            others = [span(2 + i % 3) for i in range(20)]
+            assert results.store([before, failed, *others, after]) == [True] * 23
+            assert fetched(results, [*before.keys, *after.keys]) == [b"%d" % i for i in (0, 1, 2, 3, 5, 6, 7)]
+            assert results.fetch([failed.key]) == [failed]
+            last = [other.keys[-1] for other in others]
+            assert fetched(results, last) == [b"%d" % key.index for key in last]
+
+    def test_forgotten_job_of_a_span_leaves_the_others(self, url: str, place: str) -> None:
+        """Forgetting one job inside a span forgets it alone, and it may end again in another way."""
+        with self.results(url, place) as results:
+            done = span(5)
+            results.store([done])
+            results.forget([done.keys[2]])
+            found = results.fetch([done.keys[2]])[0]
+            assert found is None or not found.is_final
+            rest = [done.keys[index] for index in (0, 1, 3, 4)]
+            assert fetched(results, rest) == [b"0", b"1", b"3", b"4"]
+            again = Record(done.keys[2], FAILED, 1, b"no", time.time())
+            results.store([again])
+            assert results.fetch([again.key]) == [again]
+            assert fetched(results, rest) == [b"0", b"1", b"3", b"4"]
+
+    def test_waiting_ends_with_a_span(self, url: str, place: str) -> None:
+        """Whoever waits for a job in the middle of a span is woken when another instance stores it."""
+        with self.results(url, place) as waiter, self.results(url, place) as writer:
+            done = span(9)
+            key = done.keys[4]
+            waiter.accept([Outgoing("red", key.bundle, b"", None, 9)])
+            reply = waiter.inbox()
+            threading.Timer(0.2, writer.store, ([done], reply)).start()
+            began = time.monotonic()
+            while (found := waiter.fetch([key])[0]) is None or not found.is_final:
+                assert time.monotonic() - began < WITHIN
+                waiter.wait([key], WITHIN)
+            assert fetched(waiter, [key]) == [b"4"]
+
+    def test_large_span_is_kept(self, url: str, place: str) -> None:
+        """A span of thousands of small results is read back, whole and in parts."""
+        with self.results(url, place) as writer, self.results(url, place) as reader:
+            done = span(4096)
+            writer.accept([Outgoing("red", done.key.bundle, b"", None, 4096)])
+            writer.store([done])
+            assert fetched(reader, done.keys) == [b"%d" % index for index in range(4096)]
+            assert fetched(reader, [done.keys[4095], done.keys[0], done.keys[2048]]) == [b"4095", b"0", b"2048"]
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_spans_and_singles_are_decided_job_by_job(self, url: str, place: str, seed: int) -> None:
+        """Whatever spans and singles come in whichever order, each job has what `outcome.supersedes` says."""
+        chance = random.Random(seed)
+        wanted: dict[Key, Record] = {}
+        with self.results(url, place) as results:
+            bundle = new_bundle_id(time.time())
+            for number in range(40):
+                first = chance.randrange(24)
+                if chance.random() < 0.4:
+                    new = span(chance.randint(2, 8), first=first, bundle=bundle, prefix=b"%d:" % number)
+                else:
+                    state = chance.choice((RUNNING, RETRYING, FAILED, CANCELLED, SUCCEEDED))
+                    result = body.of_result("lab.task", b"%d" % number)
+                    new = Record(Key(bundle, first), state, chance.randint(1, 3), result, time.time())
+                if chance.random() < 0.2:
+                    results.forget([Key(bundle, first)])
+                    wanted.pop(Key(bundle, first), None)
+                results.store([new])
+                wanted |= {one.key: one for one in body.singles(new) if supersedes(one, wanted.get(one.key))}
+            keys = [Key(bundle, index) for index in range(32)]
+            assert [single(r, k) for r, k in zip(results.fetch(keys), keys, strict=True)] == list(map(wanted.get, keys))
+
     def test_cancel_marks_are_read_from_a_cursor(self, url: str, place: str) -> None:
         """Marks reach other instances, each once for a reader that keeps its cursor."""
         with self.results(url, place) as client, self.results(url, place) as worker:
@@ -486,6 +629,7 @@ class SettlementConformance(_Core):
         "test_complete_delivery_is_stored_and_gone",
         "test_partial_settlement_keeps_the_delivery",
         "test_successors_and_quarantine_are_written",
+        "test_settled_spans_are_stored_and_gone",
     )
 
     @pytest.fixture
@@ -532,14 +676,51 @@ class SettlementConformance(_Core):
         """Successors are in their color's queue, and what is set aside is listed, once the delivery is gone."""
         with self.desk(url, results_url, place) as (lane, results, door):
             lane.publish(frames("red", 1), DEADLINE)
-            entry = Settled(take(lane, {"red": 1}, 1)[0], is_complete=True)
-            entry.successors.append(Outgoing("green", new_bundle_id(time.time()), b"next", None, 1, is_successor=True))
-            entry.quarantined.append(QuarantineItem("item", "red", "because", b"frame", 1.0))
-            settle([entry], lane, results, door)
-            following = take(lane, {"green": 5, "red": 5}, 1)
-            assert [(d.color, d.frame) for d in following] == [("green", b"next")]
+            following = Outgoing("green", new_bundle_id(time.time()), b"next", None, 1, is_successor=True)
+            item = QuarantineItem("item", "red", "because", b"frame", 1.0)
+            taken_one = take(lane, {"red": 1}, 1)[0]
+            settle([Settled(taken_one, [], [following], [item], is_complete=True)], lane, results, door)
+            taken = take(lane, {"green": 5, "red": 5}, 1)
+            assert [(d.color, d.frame) for d in taken] == [("green", b"next")]
             assert [item.id for item in results.quarantined()] == ["item"]
-            lane.acknowledge(following)
+            lane.acknowledge(taken)
+
+    def test_settled_spans_are_stored_and_gone(self, url: str, results_url: str, place: str) -> None:
+        """A delivery settled in parts, by spans and singles, is gone with the last part, and each job can be read."""
+        with self.desk(url, results_url, place) as (lane, results, door):
+            sent = frames("red", 2)
+            lane.publish([frame._replace(size=40) for frame in sent], DEADLINE)
+            for delivery, frame in zip(take(lane, {"red": 2}, 2), sent, strict=True):
+                early, late = span(20, bundle=frame.bundle), span(19, first=21, bundle=frame.bundle)
+                failed = Record(Key(frame.bundle, 20), FAILED, 1, b"no", time.time())
+                assert settle([Settled(delivery, records=[early])], lane, results, door) == [True]
+                rest = Settled(delivery, records=[failed, late], is_complete=True)
+                assert settle([rest], lane, results, door) == [True]
+                keys = [*early.keys, *late.keys]
+                assert fetched(results, keys) == [b"%d" % key.index for key in keys]
+                assert results.fetch([failed.key]) == [failed]
+        with self.desk(url, results_url, place) as (lane, _, _):
+            assert lane.take({"red": 2}) == []
+
+    def test_waiting_client_is_told_of_settled_spans(self, url: str, results_url: str, place: str) -> None:
+        """A client that waits for a job in the middle of a span is woken when the span is settled."""
+        with self.desk(url, results_url, place) as (lane, results, door):
+            client = plugins.backend_for(results_url).results(results_url, place, 3600.0)
+            try:
+                frame = frames("red", 1)[0]._replace(size=9)
+                done = span(9, bundle=frame.bundle)
+                client.accept([frame])
+                reply = client.inbox()
+                lane.publish([frame], DEADLINE)
+                entry = Settled(take(lane, {"red": 1}, 1)[0], records=[done], is_complete=True, reply=reply)
+                settle([entry], lane, results, door)
+                began = time.monotonic()
+                while (found := client.fetch([done.keys[4]])[0]) is None or not found.is_final:
+                    assert time.monotonic() - began < WITHIN
+                    client.wait([done.keys[4]], WITHIN)
+                assert fetched(client, done.keys) == [b"%d" % index for index in range(9)]
+            finally:
+                client.close()
 
     def test_lost_delivery_brings_only_its_success(self, url: str, results_url: str, place: str) -> None:
         """Through one door, of a delivery that is not ours any more only successes are written."""
@@ -549,11 +730,12 @@ class SettlementConformance(_Core):
             lane.publish(frames("red", 1), DEADLINE)
             taken = take(lane, {"red": 1}, 1)
             lane.acknowledge(taken)
-            failed, won = record(FAILED), record(SUCCEEDED)
-            entry = Settled(taken[0], records=[failed, won], is_complete=True)
+            failed, won, spanned = record(FAILED), record(SUCCEEDED), span(5)
+            entry = Settled(taken[0], records=[failed, won, spanned], is_complete=True)
             if door.settle([entry]) == [True]:
                 pytest.skip("capability: this broker does not tell what it holds from what it has let go")
             assert results.fetch([won.key]) == [won]
+            assert fetched(results, spanned.keys) == [b"0", b"1", b"2", b"3", b"4"]
             found = results.fetch([failed.key])[0]
             assert found is None or not found.is_final
 
@@ -562,7 +744,8 @@ def settle(batch: Sequence[Settled], lane: Lane, results: ResultBackend, door: S
     """Settle through the door, or in the order that workers keep where there is none."""
     if door is not None:
         return door.settle(batch)
-    results.store([record for entry in batch for record in entry.records])
+    for entry in batch:
+        results.store(entry.records, entry.reply)
     results.quarantine([item for entry in batch for item in entry.quarantined])
     successors = [frame for entry in batch for frame in entry.successors]
     if successors:
@@ -595,3 +778,35 @@ def record(state: str, *, attempt: int = 1, body: bytes = b"body") -> Record:
     """Return a record of a job of its own."""
     now = time.time()
     return Record(Key(new_bundle_id(now), 0), state, attempt, body, now)
+
+
+def span(count: int, *, first: int = 0, bundle: bytes | None = None, prefix: bytes = b"") -> Record:
+    """Return one record of several successes; the result of each job is the prefix and its index, as bytes."""
+    now = time.time()
+    results = [codec.encode(prefix + b"%d" % index) for index in range(first, first + count)]
+    column = body.of_results("lab.task", results, "w/1", 0.5)
+    return Record(Key(new_bundle_id(now) if bundle is None else bundle, first), SUCCEEDED, 1, column, now, count)
+
+
+def success(key: Key, value: bytes) -> Record:
+    """Return a record of one success."""
+    return Record(key, SUCCEEDED, 1, body.of_result("lab.task", codec.encode(value), "w/1", 0.5), time.time())
+
+
+def single(found: Record | None, key: Key) -> Record | None:
+    """Return what a record that was fetched for a job says of this job alone."""
+    return None if found is None else next(one for one in body.singles(found) if one.key == key)
+
+
+def fetched(results: ResultBackend, keys: Sequence[Key]) -> list[bytes | None]:
+    """Return the results of these jobs, as `span` and `success` made them; None for a job without a success."""
+    values: list[bytes | None] = []
+    by_record: dict[Record, dict[Key, bytes]] = {}
+    for key, found in zip(keys, results.fetch(keys), strict=True):
+        if found is None or found.state != SUCCEEDED:
+            values.append(None)
+            continue
+        if found not in by_record:
+            by_record[found] = {one.key: body.read(one.body).result for one in body.singles(found)}
+        values.append(codec.decode(by_record[found][key]))
+    return values

@@ -6,136 +6,133 @@ token decides: the child starts the job, or the supervisor has recalled it.
 
 from __future__ import annotations
 
-import mmap
 import os
 import select
 import socket
 import time
 from collections import deque
-from dataclasses import dataclass
-from struct import Struct
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from queuelib.context import Running
+from queuelib.context import Running, running
 from queuelib.ids import Key
 from queuelib.outcome import Again, Done, Failed, NotRun, Outcome, Quarantined
 from queuelib.worker.frames import FrameReader, send_frame
+from queuelib.worker.shared import Outbox, Slot
 
 if TYPE_CHECKING:
     from queuelib.worker.execute import Executor
 
-__all__ = ["DROP", "JOBS", "SLOT_BYTES", "STOP", "Slot", "outcome_from", "serve"]
+__all__ = ["DROP", "HELLO", "JOBS", "STOP", "Lot", "outcome_from", "serve"]
 
 JOBS, DROP, STOP = 0, 1, 2  # kinds of frames to a child
-HELLO = "hello"  # its first frame back, with its pid
-_SLOT = Struct("<qdq")  # number of the running job or -1, its start on the monotonic clock, epoch of recalls
-SLOT_BYTES = _SLOT.size
-_RUNNING = Struct("<qd")
-_EPOCH = Struct("<q")
 _DONE, _AGAIN, _FAILED, _QUARANTINED = range(4)
+_QUICK = 0.002  # seconds; results of longer jobs go through the socket, each with its own time
+HELLO = "hello"  # its first frame back, with its pid
+_RING_EVERY = 0.002  # seconds; one who has more to run says at most so often that there is something to read
 
 
-@dataclass(slots=True)
-class Slot:
-    """One child's corner of the shared memory."""
+class Lot:
+    """What a child was handed of one bundle.
 
-    memory: mmap.mmap
-    offset: int
+    Attributes:
+        task: Wire name of the task.
+        schema: Digest of the argument types at the submitter.
+        timeout: Soft time limit in seconds, or None.
+        bundle: Id of the bundle.
+        indexes: Which job of it each position is; None where they are the same.
+        attempt: 1 for the first run.
+        column: The encoded list of argument lists.
+        calls: What each job is called with, once the executor has read the column; each is used once.
+        function: The handler, once the executor has found it.
+        position: The job that runs, or ran last.
+    """
 
-    def clear(self) -> None:
-        """Make it that of a child that has done nothing yet."""
-        _SLOT.pack_into(self.memory, self.offset, -1, 0.0, 0)
+    __slots__ = (
+        "attempt", "bundle", "calls", "column", "function", "indexes", "position", "schema", "task", "timeout", "worker"
+    )  # fmt: skip
 
-    def begin(self, number: int) -> None:
-        """Say that a job starts now."""
-        _RUNNING.pack_into(self.memory, self.offset, number, time.monotonic())
+    def __init__(self, fields: Sequence[Any], worker: str) -> None:
+        self.task: str
+        self.schema: bytes
+        self.timeout: float | None
+        self.bundle: bytes
+        self.indexes: list[int] | None
+        self.attempt: int
+        self.column: bytes
+        self.task, self.schema, self.timeout, self.bundle, self.indexes, self.attempt, self.column = fields
+        self.worker = worker
+        self.calls: list[Any] | None = None
+        self.function: Callable[..., Any] | None = None
+        self.position = 0
 
-    def end(self) -> None:
-        """Say that nothing runs."""
-        _RUNNING.pack_into(self.memory, self.offset, -1, 0.0)
-
-    def running(self) -> tuple[int, float]:
-        """Return the number of the running job, or -1, and its start."""
-        number, start = _RUNNING.unpack_from(self.memory, self.offset)
-        return number, start
-
-    @property
-    def epoch(self) -> int:
-        """How often jobs were recalled."""
-        epoch: int = _EPOCH.unpack_from(self.memory, self.offset + _RUNNING.size)[0]
-        return epoch
-
-    @epoch.setter
-    def epoch(self, value: int) -> None:
-        _EPOCH.pack_into(self.memory, self.offset + _RUNNING.size, value)
+    def running(self) -> Running:
+        """Return what a handler can know about the job that runs."""
+        index = self.position if self.indexes is None else self.indexes[self.position]
+        return Running(Key(self.bundle, index), self.task, self.attempt, self.worker)
 
 
-def serve(sock: socket.socket, tokens: int, slot: Slot, executor: Executor, worker: str) -> None:
-    """Run jobs until told to stop, or until the supervisor is gone."""
-    inbox = _Inbox(FrameReader(sock), slot)
+class _Run:
+    """Jobs of a lot that come one after the other; the first has the number `number`."""
+
+    __slots__ = ("at", "end", "lot", "number")
+
+    def __init__(self, number: int, lot: Lot, at: int, end: int) -> None:
+        self.number = number
+        self.lot = lot
+        self.at = at
+        self.end = end
+
+
+def serve(sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Executor, worker: str) -> None:
+    """Run jobs until told to stop, or until the supervisor is gone.
+
+    Args:
+        sock: Jobs come in here, and outcomes that the ring is not for go out.
+        fds: The semaphore of tokens, and the bell that the supervisor hears.
+        slot: The memory shared with the supervisor.
+        executor: Runs the jobs.
+        worker: Name of the worker.
+    """
+    tokens, bell = fds
+    inbox, outbox = _Inbox(FrameReader(sock), slot, worker), Outbox(slot)
     send_frame(sock, (HELLO, os.getpid()))
-    while _take_token(tokens, sock):
-        entry = inbox.pop()
-        if entry is None:
-            return
-        number, task, schema, bundle, index, attempt, timeout, arguments = entry
-        slot.begin(number)
-        started = time.monotonic()
-        outcome = executor.run(Running(Key(bundle, index), task, attempt, worker), schema, arguments, timeout)
-        elapsed = time.monotonic() - started
-        slot.end()
-        # The outcome leaves before the next token is taken, so at most one job was started and not reported.
-        send_frame(sock, (number, elapsed, *_as_tuple(outcome)))
-
-
-def _take_token(tokens: int, sock: socket.socket) -> bool:
-    """Wait for a token; return False if the supervisor is gone, who alone could say that nothing was recalled."""
+    clock, run_one = time.monotonic, executor.run
+    has_news, rang_at = False, 0.0
     while True:
         try:
             os.eventfd_read(tokens)
-        except BlockingIOError:  # the descriptor is shared with the supervisor, which never waits on it
-            poll = select.poll()
-            poll.register(tokens, select.POLLIN)
-            poll.register(sock, select.POLLRDHUP)
-            if any(fd == sock.fileno() for fd, _ in poll.poll()):
-                return False
-        else:
-            return True
-
-
-class _Inbox:
-    """What was handed over and not started yet."""
-
-    def __init__(self, reader: FrameReader, slot: Slot) -> None:
-        self._reader = reader
-        self._slot = slot
-        self._epoch = 0
-        self._entries: deque[Any] = deque()
-
-    def pop(self) -> Any:
-        """Return the job that the token just taken stands for, or None to stop."""
-        while self._epoch != self._slot.epoch or not self._entries:
-            self._read()
-        return self._entries.popleft()
-
-    def _read(self) -> None:
-        try:
-            kind, value = self._reader.next()
-        except EOFError:
-            self._entries.append(None)
-            self._epoch = self._slot.epoch
+        except BlockingIOError:  # nothing more to start, as far as is known here
+            if has_news:
+                os.eventfd_write(bell, 1)
+                has_news = False
+            if _wait_for_token(tokens, sock):
+                continue
             return
-        if kind == JOBS:
-            self._entries.extend(value)
-        elif kind == DROP:
-            first, self._epoch = value
-            while self._entries and (self._entries[-1] is None or self._entries[-1][0] >= first):
-                self._entries.pop()
-        else:
-            self._entries.append(None)
+        run = inbox.first()
+        if run is None:
+            os.eventfd_write(bell, 1)
+            return
+        lot, number = run.lot, run.number
+        lot.position = run.at
+        run.at += 1
+        run.number += 1
+        started = clock()
+        slot.begin(number, started)
+        outcome = run_one(lot)
+        ended = clock()
+        # The outcome leaves before the next token is taken, so at most one job was started and not reported.
+        is_quick = ended - started < _QUICK
+        if not (is_quick and type(outcome) is Done and outbox.put(outcome.body, ended - started)):
+            send_frame(sock, (number, ended - started, *_as_fields(outcome)))
+        slot.end()
+        has_news = ended - rang_at < _RING_EVERY
+        if not has_news:
+            rang_at = ended
+            os.eventfd_write(bell, 1)
 
 
-def _as_tuple(outcome: Outcome) -> tuple[Any, ...]:
+def _as_fields(outcome: Outcome) -> tuple[Any, ...]:
     match outcome:
         case Done(body):
             return (_DONE, body)
@@ -151,10 +148,10 @@ def _as_tuple(outcome: Outcome) -> tuple[Any, ...]:
 
 
 def outcome_from(fields: list[Any]) -> Outcome:
-    """Return the outcome in a child's report, after its number and elapsed time.
+    """Return the outcome in a child's frame, after its number and seconds.
 
     Raises:
-        ValueError: The report is none: user code wrote to the pipe.
+        ValueError: It is none: user code wrote to the socket.
     """
     match fields:
         case [0, bytes(body)]:
@@ -168,3 +165,65 @@ def outcome_from(fields: list[Any]) -> Outcome:
         case _:
             msg = f"not a report of a child: {fields!r:.200}"
             raise ValueError(msg)
+
+
+def _wait_for_token(tokens: int, sock: socket.socket) -> bool:
+    """Wait until there may be a token; return False if the supervisor is gone, who alone could say what was recalled."""
+    poll = select.poll()
+    poll.register(tokens, select.POLLIN)
+    poll.register(sock, select.POLLRDHUP)
+    return all(fd != sock.fileno() for fd, _ in poll.poll())
+
+
+class _Inbox:
+    """What was handed over and not started yet."""
+
+    def __init__(self, reader: FrameReader, slot: Slot, worker: str) -> None:
+        self._reader = reader
+        self._slot = slot
+        self._worker = worker
+        self._epoch = 0
+        self._runs: deque[_Run] = deque()
+        self._is_over = False
+        self._lot: Lot | None = None
+
+    def first(self) -> _Run | None:
+        """Return the run whose first job is the one that the token just taken stands for, or None to stop."""
+        runs = self._runs
+        while True:
+            if runs and runs[0].at == runs[0].end:
+                runs.popleft()
+            elif self._epoch != self._slot.epoch or not runs:
+                if self._is_over:
+                    return None
+                self._read()
+            else:
+                break
+        run = runs[0]
+        if run.lot is not self._lot:
+            self._lot = run.lot
+            running.set(run.lot.running)
+        return run
+
+    def _read(self) -> None:
+        try:
+            kind, value = self._reader.next()
+        except EOFError:
+            self._stop()
+            return
+        if kind == JOBS:
+            lots = [Lot(fields, self._worker) for fields in value[0]]
+            self._runs.extend(_Run(number, lots[which], at, end) for number, which, at, end in value[1])
+        elif kind == DROP:
+            first, self._epoch = value
+            while self._runs and self._runs[-1].number >= first:
+                self._runs.pop()
+            if self._runs:
+                last = self._runs[-1]
+                last.end = min(last.end, last.at + first - last.number)
+        else:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._is_over = True
+        self._epoch = self._slot.epoch

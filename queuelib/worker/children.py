@@ -11,20 +11,23 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from queuelib.codec import joined_list, split_list
 from queuelib.errors import WorkerError
-from queuelib.outcome import Outcome
+from queuelib.outcome import Done, Outcome
 from queuelib.worker import process
-from queuelib.worker.child import DROP, HELLO, JOBS, SLOT_BYTES, STOP, Slot, outcome_from, serve
+from queuelib.worker.child import DROP, JOBS, STOP, outcome_from, serve
 from queuelib.worker.execute import Executor
 from queuelib.worker.frames import FrameReader, pack_frame, send_frame
+from queuelib.worker.shared import SHARED_BYTES, Batch, Damaged, Ring, Slot
 
 if TYPE_CHECKING:
     from queuelib.dispatcher import Dispatcher
-    from queuelib.worker.lease import Member
+    from queuelib.message import Bundle
+    from queuelib.worker.lease import Hold, Part
 
-__all__ = ["Child", "Crew", "Report", "TemplateCrew", "ThreadCrew"]
+__all__ = ["Child", "Crew", "Report", "Successes", "TemplateCrew", "ThreadCrew"]
 
 _THREAD_CAPS = (
     "OMP_NUM_THREADS",
@@ -33,110 +36,208 @@ _THREAD_CAPS = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-_MOST_CHILDREN = 1024
 
 
-@dataclass(slots=True)
-class Report:
-    """What a child says of one job."""
+class Successes(NamedTuple):
+    """Jobs of one delivery that a child ran one after the other, each of which returned.
 
-    member: Member
+    Attributes:
+        hold: The delivery.
+        at: Position of the first one.
+        count: How many.
+        data: Their encoded results, one after the other.
+        elapsed: Seconds that they took in all.
+        pid: The child; 0 for a thread.
+    """
+
+    hold: Hold
+    at: int
+    count: int  # type: ignore[assignment]  # tuple.count is not missed
+    data: bytes
     elapsed: float
+    pid: int
+
+
+class Report(NamedTuple):
+    """How one job ended otherwise.
+
+    Attributes:
+        hold: Its delivery.
+        at: Its position there.
+        outcome: The outcome.
+        elapsed: Seconds that it took.
+    """
+
+    hold: Hold
+    at: int
     outcome: Outcome
+    elapsed: float
 
 
 @dataclass(eq=False)
 class Child:
-    """One child, and the jobs it was handed and has not reported."""
+    """One child, and the jobs it was handed and has not reported.
 
-    index: int
+    Attributes:
+        sock: Jobs go out here, and outcomes that the ring is not for come in.
+        tokens: Semaphore with one token for each job that may start.
+        slot: The shared memory.
+        handed: The jobs, in order.
+        unreported: How many they are.
+        ahead: Seconds of work that they were expected to be.
+        bytes_ahead: Bytes of arguments that were sent with them: it may not have read those yet.
+        done: How many it has run.
+        doomed: Number of the job for which we killed it; 0 for none.
+        death_note: Why we killed it; empty if it died by itself.
+    """
+
     sock: socket.socket
     tokens: int
     slot: Slot
     pid: int = 0
     pidfd: int = -1
-    handed: deque[Member] = field(default_factory=deque["Member"])
+    handed: deque[Part] = field(default_factory=deque["Part"])
+    unreported: int = 0
+    ahead: float = 0.0
+    bytes_ahead: int = 0
     done: int = 0
     is_retiring: bool = False
-    doomed: Member | None = None  # the job for which we killed it
-    death_note: str = ""  # why we killed it; empty if it died by itself
+    doomed: int = 0
+    death_note: str = ""
     _next: int = 1
     _epoch: int = 0
+    _doubts: int = 0
 
     def __post_init__(self) -> None:
         self._reader = FrameReader(self.sock)
-        self.slot.clear()
+        self._ring = Ring(self.slot)
+        self._others: deque[list[Any]] = deque()  # outcomes that came through the socket
 
     @property
     def is_idle(self) -> bool:
         """Whether it has nothing to do."""
         return not self.handed and not self.is_retiring
 
-    def hand(self, members: Sequence[Member]) -> None:
+    def hand(self, parts: Sequence[Part]) -> None:
         """Give it jobs, and the tokens to start them."""
-        entries: list[Any] = []
-        for member in members:
-            member.number = self._next
-            self._next += 1
-            bundle = member.bundle
-            entries.append(
-                (
-                    member.number,
-                    bundle.task,
-                    bundle.schema,
-                    *member.key,
-                    bundle.attempt,
-                    bundle.limits.timeout,
-                    bundle.arguments[member.position],
-                )
-            )
-        self.handed.extend(members)
-        frame = pack_frame((JOBS, entries))
+        places: dict[Hold, int] = {}
+        lots: list[Any] = []
+        runs: list[Any] = []
+        number = self._next
+        for part in parts:
+            hold, at, end = part.hold, part.at, part.end
+            place = places.get(hold)
+            part.size = 0
+            if place is None:
+                place = places[hold] = len(lots)
+                lots.append(_as_lot(hold.bundle))
+                part.size = len(hold.bundle.column)
+                self.bytes_ahead += part.size
+            part.number = number
+            runs.append((number, place, at, end))
+            number += end - at
+            hold.hand(at, end)
+            self.ahead += part.cost * (end - at)
+        count = number - self._next
+        self._next += count
+        self.unreported += count
+        self.handed.extend(parts)
+        frame = pack_frame((JOBS, (lots, runs)))
         # Tokens first: an idle child reads only once it has one, and a frame larger than the socket's buffer needs a reader.
-        os.eventfd_write(self.tokens, len(members))
+        os.eventfd_write(self.tokens, count)
         self._send(frame)
 
-    def recall(self) -> list[Member]:
+    def recall(self) -> list[Part]:
         """Take back what it has not started, in order."""
         if self.is_retiring:
             return []  # it was recalled before, and the token that is left is that of its stop
-        count = 0
-        while count < len(self.handed):
-            try:
-                os.eventfd_read(self.tokens)
-            except BlockingIOError:
-                break
-            count += 1
+        count = self._take_tokens(self.unreported)
         if not count:
             return []
-        recalled = [self.handed.pop() for _ in range(count)][::-1]
+        recalled = self._last(count)
         self._epoch += 1
         if self._send(pack_frame((DROP, (recalled[0].number, self._epoch)))):
             self.slot.epoch = self._epoch
-        for member in recalled:
-            member.number = 0
         return recalled
 
-    def reports(self) -> tuple[list[Report], bool]:
-        """Return what it has reported, and whether it has closed its end.
+    def reports(self) -> list[Successes | Report]:
+        """Return what it has reported since the last call.
 
         Raises:
             ValueError: It wrote something that is no report of a job it was handed.
+            DecodeError: What came through the socket is no frame.
         """
-        values, is_closed = self._reader.ready()
-        reports: list[Report] = []
-        for value in values:
-            if value[0] == HELLO:
+        try:
+            batch = self._ring.read()
+        except Damaged as error:
+            # What the child wrote first may be seen here last: memory is not ordered everywhere.
+            self._doubts += 1
+            if self._doubts < _MOST_DOUBTS:
+                return []
+            msg = f"child {self.pid} wrote something into the shared memory that is no result"
+            raise ValueError(msg) from error
+        self._doubts = 0
+        if batch.count:
+            self.read()  # what went through the socket before these is there by now
+        if batch.count + len(self._others) > self.unreported:
+            msg = f"child {self.pid} reported more jobs than it was handed"
+            raise ValueError(msg)
+        return self._merged(batch) if batch.count or self._others else []
+
+    def _merged(self, batch: Batch) -> list[Successes | Report]:
+        """Return what came through the ring and through the socket, in the order of the jobs."""
+        found: list[Successes | Report] = []
+        left, data, split = batch.count, batch.data, None
+        mean = batch.seconds / batch.count if batch.count else 0.0
+        while left or self._others:
+            part = self.handed[0]
+            hold, at = part.hold, part.at
+            ahead = self._others[0][0] - part.number if self._others else left
+            if ahead == 0 and self._others:
+                found.append(self._other(hold, at))
+                self._reported(part, 1)
                 continue
-            number, elapsed, *fields = value
-            if not self.handed or self.handed[0].number != number:
+            if ahead < 0:
                 msg = f"child {self.pid} reported a job that it does not run"
                 raise ValueError(msg)
-            member = self.handed.popleft()
-            member.number = 0
-            self.done += 1
-            reports.append(Report(member, float(elapsed), outcome_from(fields)))
-        return reports, is_closed
+            count = min(left, ahead, part.end - at)
+            if not count:
+                break  # its neighbors before it were written after we read the ring
+            if split is None and count < left:
+                split = split_list(joined_list(batch.count, batch.data), batch.count)
+            if split is not None:
+                first = batch.count - left
+                data = split[first] if count == 1 else b"".join(split[first : first + count])
+            found.append(Successes(hold, at, count, data, mean * count, self.pid))
+            left -= count
+            self._reported(part, count)
+        return found
+
+    def _other(self, hold: Hold, at: int) -> Successes | Report:
+        _, seconds, *fields = self._others.popleft()
+        outcome = outcome_from(fields)
+        if type(outcome) is Done:
+            return Successes(hold, at, 1, outcome.body, seconds, self.pid)
+        return Report(hold, at, outcome, seconds)
+
+    def read(self) -> bool:
+        """Read its socket; return whether it has closed its end.
+
+        Raises:
+            DecodeError: What came is no frame.
+            ValueError: It is no report.
+        """
+        values, is_closed = self._reader.ready()
+        for value in values:
+            match value:
+                case [str(), int()]:
+                    pass  # HELLO of a thread
+                case [int(), float(), *_]:
+                    self._others.append(list(value))
+                case _:
+                    msg = f"not a report of a child: {value!r:.200}"
+                    raise ValueError(msg)
+        return is_closed
 
     def stop(self) -> None:
         """Have it end once it has run what it was handed."""
@@ -144,16 +245,26 @@ class Child:
         if self._send(pack_frame((STOP, None))):
             os.eventfd_write(self.tokens, 1)
 
-    def started_but_unreported(self) -> Member | None:
-        """Return the job that a dead child was running: its token is gone and its outcome is not here."""
-        left = 0
-        while True:
-            try:
-                os.eventfd_read(self.tokens)
-            except BlockingIOError:
-                break
-            left += 1
-        return self.handed[0] if len(self.handed) > left else None
+    def leave(self) -> tuple[list[Part], Part | None]:
+        """Return what a dead child had not started, and the job that it was running if there was one.
+
+        That one's token is gone, and its outcome is not here.
+        """
+        stops = 1 if self.is_retiring else 0  # the token of its stop is that of no job
+        unstarted = self._last(max(0, self._take_tokens(self.unreported + stops) - stops))
+        running = self.handed[0].cut(1) if self.unreported else None
+        if running is not None:
+            unstarted = [part for part in self.handed if part.count] + unstarted
+        self.handed.clear()
+        self.unreported = 0
+        return unstarted, running
+
+    def running(self) -> tuple[Hold, int, int, float] | None:
+        """Return the job that it runs, as hold and position, with its number and its start; None for none."""
+        number, started = self.slot.running()
+        if not self.handed or self.handed[0].number != number:
+            return None
+        return self.handed[0].hold, self.handed[0].at, number, started
 
     def kill(self, why: str) -> None:
         """Kill it and what it started, at once."""
@@ -170,15 +281,53 @@ class Child:
             return 0
 
     def close(self) -> None:
-        """Release the descriptors."""
+        """Release the descriptors and the memory."""
         self.sock.close()
         os.close(self.tokens)
         if self.pidfd >= 0:
             os.close(self.pidfd)
+        self.slot.close()
 
     def learn_pid(self) -> None:
         """Wait for its first frame, which has its pid."""
         self.pid = int(self._reader.next()[1])
+
+    def _take_tokens(self, most: int) -> int:
+        count = 0
+        while count < most:
+            try:
+                os.eventfd_read(self.tokens)
+            except BlockingIOError:
+                break
+            count += 1
+        return count
+
+    def _last(self, count: int) -> list[Part]:
+        """Remove and return the last `count` jobs."""
+        self.unreported -= count
+        removed: list[Part] = []
+        while count:
+            part = self.handed.pop()
+            if part.count > count:
+                first = part.cut(part.count - count)
+                self.handed.append(first)
+            count -= part.count
+            self.ahead -= part.cost * part.count
+            self.bytes_ahead -= part.size
+            removed.append(part)
+        return removed[::-1]
+
+    def _reported(self, part: Part, count: int) -> None:
+        self.done += count
+        self.unreported -= count
+        part.at += count
+        part.number += count
+        self.ahead -= part.cost * count
+        if part.at == part.end:
+            self.handed.popleft()
+            self.bytes_ahead -= part.size
+            if not self.handed:
+                self.ahead = 0.0  # no sum of small errors
 
     def _send(self, frame: bytes) -> bool:
         try:
@@ -188,19 +337,32 @@ class Child:
         return True
 
 
+_MOST_DOUBTS = 2  # looks, some milliseconds apart
+
+
+def _as_lot(bundle: Bundle) -> tuple[Any, ...]:
+    indexes = None if type(bundle.indexes) is range else bundle.indexes
+    return (
+        bundle.task,
+        bundle.schema,
+        bundle.limits.timeout,
+        bundle.id,
+        indexes,
+        bundle.attempt,
+        bundle.column,
+    )
+
+
 class Crew(Protocol):
     """Makes children."""
 
     manifest: Mapping[str, Any]
     can_kill: bool
     pid: int  # of the process that makes them; 0 for none
+    bell: int  # an eventfd that each child writes to when it has reported something
 
     def hire(self) -> Child:
         """Return a new child, ready for jobs."""
-        ...
-
-    def fire(self, child: Child) -> None:
-        """Forget a child that has ended."""
         ...
 
     def close(self) -> None:
@@ -235,10 +397,7 @@ class TemplateCrew:
         theirs.close()
         self.pid = self._template.pid
         self._control = ours
-        self._slots = os.memfd_create("queuelib-slots", os.MFD_CLOEXEC)
-        os.ftruncate(self._slots, SLOT_BYTES * _MOST_CHILDREN)
-        self._memory = mmap.mmap(self._slots, 0)
-        self._free = list(range(_MOST_CHILDREN - 1, -1, -1))
+        self.bell = _make_bell()
         send_frame(ours, dict(order))
         try:
             self.manifest: Mapping[str, Any] = FrameReader(ours).next()
@@ -254,24 +413,23 @@ class TemplateCrew:
         Raises:
             WorkerError: The template is gone.
         """
-        index = self._free.pop()
         ours, theirs = socket.socketpair()
-        tokens = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        child = Child(index, ours, tokens, Slot(self._memory, index * SLOT_BYTES))
+        tokens = _make_tokens()
+        memory = os.memfd_create("queuelib-child", os.MFD_CLOEXEC)
+        os.ftruncate(memory, SHARED_BYTES)
+        child = Child(ours, tokens, Slot(mmap.mmap(memory, 0)))
         try:
-            socket.send_fds(self._control, [str(index).encode()], [theirs.fileno(), tokens, self._slots])
+            socket.send_fds(self._control, [b"+"], [theirs.fileno(), tokens, memory, self.bell])
             theirs.close()
             child.learn_pid()
         except (OSError, EOFError) as error:
             child.close()
             msg = "the process that makes children has ended"
             raise WorkerError(msg) from error
+        finally:
+            os.close(memory)
         child.pidfd = os.pidfd_open(child.pid)
         return child
-
-    def fire(self, child: Child) -> None:
-        """Forget a child that has ended."""
-        self._free.append(child.index)
 
     def close(self) -> None:
         """End the template."""
@@ -281,8 +439,7 @@ class TemplateCrew:
         except subprocess.TimeoutExpired:
             self._template.kill()
             self._template.wait()
-        self._memory.close()
-        os.close(self._slots)
+        os.close(self.bell)
 
 
 class ThreadCrew:
@@ -295,36 +452,45 @@ class ThreadCrew:
         self.manifest = manifest
         self._dispatcher = dispatcher
         self._worker = worker
+        self.bell = _make_bell()
         self._threads: list[threading.Thread] = []
 
     def hire(self) -> Child:
         """Start a thread."""
         ours, theirs = socket.socketpair()
-        tokens = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        child = Child(0, ours, tokens, Slot(mmap.mmap(-1, SLOT_BYTES), 0))
-        slot = Slot(child.slot.memory, 0)
-        arguments = (theirs, os.dup(tokens), slot, Executor(self._dispatcher, self._worker), self._worker)
+        tokens = _make_tokens()
+        child = Child(ours, tokens, Slot(mmap.mmap(-1, SHARED_BYTES)))
+        fds = (os.dup(tokens), os.dup(self.bell))
+        arguments = (theirs, fds, Slot(child.slot.memory), Executor(self._dispatcher, self._worker), self._worker)
         thread = threading.Thread(target=_serve_in_thread, args=arguments, daemon=True, name=f"queuelib-{self._worker}")
         thread.start()
         self._threads.append(thread)
         return child
 
-    def fire(self, child: Child) -> None:
-        """Nothing to free."""
-
     def close(self) -> None:
         """Wait for the threads; each ends once its socket is closed."""
         for thread in self._threads:
             thread.join(1.0)
+        os.close(self.bell)
 
 
-def _serve_in_thread(sock: socket.socket, tokens: int, slot: Slot, executor: Executor, worker: str) -> None:
+def _serve_in_thread(sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Executor, worker: str) -> None:
     try:
-        serve(sock, tokens, slot, executor, worker)
+        serve(sock, fds, slot, executor, worker)
     except OSError:
         pass  # the supervisor has closed its end
     except SystemExit:
         pass  # sys.exit() in a handler ends the thread; the supervisor sees its socket close
     finally:
+        executor.close()
         sock.close()
-        os.close(tokens)
+        for fd in fds:
+            os.close(fd)
+
+
+def _make_tokens() -> int:
+    return os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+
+def _make_bell() -> int:
+    return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

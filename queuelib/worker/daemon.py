@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from queuelib.worker.supervisor import Supervisor
 
 __all__ = ["Beside", "Wishes", "palette_from", "plan_for", "run"]
 
+_GARBAGE_EVERY = 20_000  # objects more than before
 _log = logging.getLogger("queuelib.worker")
 
 
@@ -74,6 +76,8 @@ def run(wishes: Wishes, beside: Beside | None = None) -> int:
         _log.error("%s", error)
         _tell(beside, {"error": str(error)})
         return 1
+    gc.freeze()
+    gc.set_threshold(_GARBAGE_EVERY)  # its objects are many and short-lived, and refer to each other in no circles
     try:
         supervisor.run()
     except QueuelibError as error:

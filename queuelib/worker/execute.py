@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
+from contextvars import copy_context
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from queuelib import body
-from queuelib.context import Running, running
-from queuelib.errors import ArgumentError, DecodeError, QueuelibError, Retry, SoftTimeLimit
+from queuelib.codec import list_length
+from queuelib.errors import DecodeError, QueuelibError, Retry, SoftTimeLimit
 from queuelib.outcome import Again, Done, Failed, Outcome, Quarantined
 from queuelib.schema import SchemaMismatch
 
 if TYPE_CHECKING:
     from queuelib.dispatcher import Dispatcher
     from queuelib.task import Definition
+    from queuelib.worker.child import Lot
 
 __all__ = ["Executor"]
 
-_OWN_FRAMES = 3  # of this module, above the handler's in a traceback
+_OWN_FRAMES = 2  # of this module, above the handler's in a traceback
 
 
 class Executor:
@@ -33,61 +35,67 @@ class Executor:
         self._ran_by = f"{worker}/{os.getpid()}"
         self._loop: Any = None
 
-    def run(self, job: Running, schema: bytes, arguments: bytes, timeout: float | None) -> Outcome:
-        """Run one job.
-
-        Args:
-            job: Which job this is.
-            schema: Digest of the argument types at the submitter.
-            arguments: Encoded arguments.
-            timeout: Soft time limit in seconds, or None.
-        """
-        definition = self._dispatcher.definitions.get(job.task)
+    def run(self, lot: Lot) -> Outcome:
+        """Run the job at `lot.position`, which was not run before."""
+        definition = self._dispatcher.definitions.get(lot.task)
         if definition is None:
-            return Quarantined(f"no task is called {job.task!r} here")
+            return Quarantined(f"no task is called {lot.task!r} here")
+        calls = lot.calls
+        if calls is None:
+            calls = lot.calls = self._read(definition, lot)
+        call, calls[lot.position] = calls[lot.position], None  # what it holds can go when the handler returns
+        function = lot.function
+        if isinstance(call, QueuelibError):
+            return self._unfit(definition, call)
+        if function is None:
+            return Quarantined(f"no visitor handles the message {lot.task!r}, and none has a generic_visit")
         try:
-            call = self._bind(definition, schema, arguments)
-        except SchemaMismatch as error:
-            return Quarantined(str(error))
-        except (ArgumentError, DecodeError) as error:
-            return Failed(body.of_error(job.task, error, self._ran_by))
-        if call is None:
-            return Quarantined(f"no visitor handles the message {job.task!r}, and none has a generic_visit")
-        token = running.set(job)
-        try:
-            value = self._call(call, timeout)
+            value = self._call(function, call, lot.timeout)
         except SystemExit:
             raise  # the child ends, and that is a death like any other
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is an outcome and not our end
             return self._failure(definition, error)
-        finally:
-            running.reset(token)
         try:
-            return Done(body.of_result(job.task, definition.schema.dump_result(value), self._ran_by))
-        except QueuelibError as error:
-            return Failed(body.of_error(job.task, error, self._ran_by))
-        except Exception as error:  # noqa: BLE001 - a result's own methods may raise while it is encoded
-            return Failed(body.of_error(job.task, error, self._ran_by))
+            return Done(definition.schema.dump_result(value))
+        except Exception as error:  # noqa: BLE001 - it does not fit, or its own methods raise while it is encoded
+            return Failed(body.of_error(lot.task, error, self._ran_by))
 
-    def _bind(self, definition: Definition, schema: bytes, arguments: bytes) -> Callable[[], Any] | None:
-        loaded: Any = definition.schema.load(arguments, schema)
-        if definition.function is not None:
-            function = definition.function
-            return lambda: function(*loaded.args, **loaded.kwargs)
-        method = self._dispatcher.handlers.find(loaded)
-        return None if method is None else lambda: method(loaded)
+    def _call(self, function: Callable[..., Any], call: Any, timeout: float | None) -> Any:
+        if timeout is not None:
+            with _soft_limit(timeout):
+                return self._call(function, call, None)
+        value = function(*call) if type(call) is tuple else function(*call.args, **call.kwargs)
+        return self._complete(value) if type(value) is CoroutineType else value
 
-    def _call(self, call: Callable[[], Any], timeout: float | None) -> Any:
-        with _soft_limit(timeout):
-            value = call()
-            return self._complete(value) if inspect.iscoroutine(value) else value
+    def close(self) -> None:
+        """End the event loop, if handlers needed one."""
+        if self._loop is not None:
+            self._loop.close()
+
+    def _read(self, definition: Definition, lot: Lot) -> list[Any]:
+        """Return what each job of a lot is called with, and find who is called."""
+        try:
+            calls = definition.schema.load_column(lot.column, lot.schema)
+        except DecodeError as error:
+            return [error] * list_length(lot.column)
+        lot.function = definition.function
+        if definition.function is None:  # messages of one class
+            message = next((call for call in calls if not isinstance(call, QueuelibError)), None)
+            lot.function = None if message is None else self._dispatcher.handlers.find(message)
+            return [call if isinstance(call, QueuelibError) else (call,) for call in calls]
+        return calls
+
+    def _unfit(self, definition: Definition, error: QueuelibError) -> Outcome:
+        if isinstance(error, SchemaMismatch):
+            return Quarantined(str(error))
+        return Failed(body.of_error(definition.name, error, self._ran_by))
 
     def _complete(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         if self._loop is None:
             import asyncio  # noqa: PLC0415 - only children that run coroutines pay for it
 
             self._loop = asyncio.Runner()
-        return self._loop.run(coroutine)
+        return self._loop.run(coroutine, context=copy_context())
 
     def _failure(self, definition: Definition, error: BaseException) -> Outcome:
         options = definition.options
@@ -101,9 +109,9 @@ class Executor:
 
 
 @contextmanager
-def _soft_limit(timeout: float | None) -> Generator[None]:
+def _soft_limit(timeout: float) -> Generator[None]:
     """Raise SoftTimeLimit in the block after `timeout` seconds; a thread other than the main one has no such alarm."""
-    if timeout is None or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
 

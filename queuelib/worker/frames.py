@@ -80,23 +80,43 @@ class FrameReader:
         return self._cut(None), is_closed
 
     def _cut(self, most: int | None) -> list[Any]:
+        """Remove and return whole values from the buffer; damage behind some of them is for the next call."""
         values: list[Any] = []
         start = 0
-        buffer = self._buffer
-        while len(buffer) - start >= _PREFIX.size and (most is None or len(values) < most):
-            length, check = _PREFIX.unpack_from(buffer, start)
-            if length > _MAX_BYTES:
-                msg = f"a frame of {length:,} bytes on an internal pipe; at most {_MAX_BYTES:,} are read"
-                raise DecodeError(msg)
-            end = start + _PREFIX.size + length
-            if len(buffer) < end:
-                break
-            data = bytes(buffer[start + _PREFIX.size : end])
-            if crc32(data) != check:
-                msg = "a damaged frame on an internal pipe"
-                raise DecodeError(msg)
-            values.append(msgpack.unpackb(data, unicode_errors="surrogatepass", use_list=True))
-            start = end
+        try:
+            while most is None or len(values) < most:
+                end = self._end_of_frame(start)
+                if not end:
+                    break
+                values.append(_value(self._buffer, start, end))
+                start = end
+        except DecodeError:
+            if not values:
+                raise
         if start:
-            del buffer[:start]
+            del self._buffer[:start]
         return values
+
+    def _end_of_frame(self, start: int) -> int:
+        """Return where the frame at `start` ends, or 0 if not all of it is here."""
+        if len(self._buffer) - start < _PREFIX.size:
+            return 0
+        length, _ = _PREFIX.unpack_from(self._buffer, start)
+        if length > _MAX_BYTES:
+            msg = f"a frame of {length:,} bytes on an internal pipe; at most {_MAX_BYTES:,} are read"
+            raise DecodeError(msg)
+        end = start + _PREFIX.size + int(length)
+        return end if len(self._buffer) >= end else 0
+
+
+def _value(buffer: bytearray, start: int, end: int) -> Any:
+    data = bytes(buffer[start + _PREFIX.size : end])
+    _, check = _PREFIX.unpack_from(buffer, start)
+    try:
+        if crc32(data) == check:
+            return msgpack.unpackb(data, unicode_errors="surrogatepass", use_list=True)
+    except ValueError as error:
+        msg = f"a frame on an internal pipe that is not readable: {error}"
+        raise DecodeError(msg) from error
+    msg = "a damaged frame on an internal pipe"
+    raise DecodeError(msg)

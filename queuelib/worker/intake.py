@@ -12,10 +12,10 @@ from queuelib.clock import Clock
 from queuelib.envelope import decode
 from queuelib.errors import DecodeError, UnsupportedVersion
 from queuelib.ids import Key, job_id
-from queuelib.outcome import QUARANTINED, QUEUED, RETRYING, RUNNING, Record
+from queuelib.outcome import QUARANTINED, QUEUED, RUNNING, Record
 from queuelib.ports import Delivery, QuarantineItem, Settled
 from queuelib.settings import UNKNOWN_DELAY
-from queuelib.worker.lease import Hold, Member
+from queuelib.worker.lease import Hold
 
 if TYPE_CHECKING:
     from queuelib.ports import ResultBackend
@@ -77,10 +77,9 @@ class Intake:
                 taken.settled.append(self._set_aside(delivery, f"it came by {delivery.color} and is {bundle.color!r}"))
                 continue
             hold = Hold(delivery, bundle)
-            hold.pending = {position: Member(hold, position) for position in range(len(bundle.indexes))}
             if delivery.redelivered:
                 self._look_up(hold, results())
-            if hold.pending:
+            if hold.left:
                 taken.holds.append(hold)
             else:
                 taken.settled.append(Settled(delivery, is_complete=True))
@@ -88,14 +87,16 @@ class Intake:
 
     def _look_up(self, hold: Hold, results: ResultBackend) -> None:
         """Drop the jobs of a redelivered bundle that have ended or gone on elsewhere, and count their starts."""
-        members = list(hold.pending.values())
-        for member, record in zip(members, results.fetch([member.key for member in members]), strict=True):
+        keys = [Key(hold.bundle.id, index) for index in hold.bundle.indexes]
+        for position, record in enumerate(results.fetch(keys)):
             if _is_over(record, hold.bundle.attempt):
-                del hold.pending[member.position]
+                hold.end(position, position + 1)
             else:
                 # Without a mark nobody knows whether it had started: it may have, once.
                 counted = record is not None and record.state in (RUNNING, QUEUED) and record.body
-                member.starts = body.starts_in(record.body) if record is not None and counted else 1
+                starts = body.starts_in(record.body) if record is not None and counted else 1
+                if starts:
+                    hold.suspect(position, starts)
 
     def _postpone(self, taken: Taken, delivery: Delivery, reason: str) -> None:
         age = self._clock.wall() - delivery.published
@@ -106,26 +107,18 @@ class Intake:
 
     def _set_aside(self, delivery: Delivery, reason: str) -> Settled:
         now = self._clock.wall()
-        settled = Settled(delivery, is_complete=True)
         try:
             bundle = decode(delivery.frame)
         except DecodeError:
-            name = f"unreadable-{uuid.uuid4().hex}"
-            settled.quarantined.append(QuarantineItem(name, delivery.color, reason, delivery.frame, now))
-            return settled
-        hold = Hold(delivery, bundle)
-        settled.reply = bundle.reply
+            item = QuarantineItem(f"unreadable-{uuid.uuid4().hex}", delivery.color, reason, delivery.frame, now)
+            return Settled(delivery, quarantined=[item], is_complete=True)
         first = Key(bundle.id, bundle.indexes[0])
-        settled.quarantined.append(QuarantineItem(job_id(*first), delivery.color, reason, delivery.frame, now))
+        item = QuarantineItem(job_id(*first), delivery.color, reason, delivery.frame, now)
         report = body.of_failure(bundle.task, "", reason)
-        settled.records = [
-            Record(Key(bundle.id, index), QUARANTINED, bundle.attempt, report, now) for index in hold.bundle.indexes
-        ]
-        return settled
+        records = [Record(Key(bundle.id, i), QUARANTINED, bundle.attempt, report, now) for i in bundle.indexes]
+        return Settled(delivery, records, quarantined=[item], is_complete=True, reply=bundle.reply)
 
 
 def _is_over(record: Record | None, attempt: int) -> bool:
-    if record is None:
-        return False
-    # A later attempt that is only announced may never have been published: whoever announced it died in between.
-    return record.is_final or (record.state != RETRYING and record.attempt > attempt)
+    # A later attempt is only announced once its message was accepted: see settle.py.
+    return record is not None and (record.is_final or record.attempt > attempt)

@@ -2,79 +2,225 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from queuelib.bundle import outgoing, part
 from queuelib.ids import Key
-from queuelib.ports import Settled
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
     from queuelib.message import Bundle, Outgoing
     from queuelib.ports import Delivery
 
-__all__ = ["Hold", "Member"]
+__all__ = ["Hold", "Holds", "Part"]
+
+_WAITING, _HANDED, _ENDED = 0, 1, 2
+_NO_STARTS: Mapping[int, int] = MappingProxyType({})
+_NO_MARKS: frozenset[int] = frozenset()
+_HANDED_BYTE, _ENDED_BYTE = bytes([_HANDED]), bytes([_ENDED])
 
 
-@dataclass(slots=True, eq=False)
 class Hold:
-    """A delivery in hand.
+    """A delivery in hand, and how far each of its jobs is.
 
     Attributes:
         delivery: The delivery.
         bundle: What is in it.
-        pending: Jobs of it that have no outcome yet, by their position in the bundle.
-        is_lost: Whether the delivery is not ours any more: its connection is gone.
+        left: How many jobs of it have no outcome yet.
+        starts: How often a job may have been started before without an outcome, by its position; see `suspect`.
+        marked: Positions of jobs for which a start mark or a running state was stored; see `mark`.
     """
 
-    delivery: Delivery
-    bundle: Bundle
-    pending: dict[int, Member] = field(default_factory=dict[int, "Member"])
-    is_lost: bool = False
+    __slots__ = ("_states", "bundle", "delivery", "left", "marked", "starts")
 
-    def settled(self) -> Settled:
-        """Return an empty entry for the settlement of this delivery."""
-        return Settled(self.delivery, reply=self.bundle.reply)
+    def __init__(self, delivery: Delivery, bundle: Bundle) -> None:
+        self.delivery = delivery
+        self.bundle = bundle
+        self.left = len(bundle.indexes)
+        self.starts: Mapping[int, int] = _NO_STARTS
+        self.marked: frozenset[int] = _NO_MARKS
+        self._states = bytearray(self.left)
 
-    def remainder(self) -> Outgoing:
-        """Return the pending jobs as a frame of their own."""
-        return outgoing(part(self.bundle, sorted(self.pending), due=None), is_successor=True)
+    def key(self, position: int) -> Key:
+        """Return which job a position is."""
+        return Key(self.bundle.id, self.bundle.indexes[position])
 
     @property
     def is_untouched(self) -> bool:
         """Whether no job of it has an outcome yet, so that it can go back as it came."""
-        return len(self.pending) == len(self.bundle.indexes)
+        return self.left == len(self._states)
+
+    @property
+    def has_handed(self) -> bool:
+        """Whether a child has a job of it."""
+        return _HANDED in self._states
+
+    def suspect(self, at: int, starts: int) -> None:
+        """Note how often a job was started before without an outcome."""
+        self.starts = {**self.starts, at: starts}
+
+    def mark(self, at: int) -> None:
+        """Note that a start mark or a running state was stored of a job."""
+        self.marked = self.marked | {at}
+
+    def unmark(self, positions: Iterable[int]) -> None:
+        """Note that the marks of some jobs do not stand any more."""
+        self.marked = self.marked - set(positions)
+
+    def hand(self, at: int, end: int) -> None:
+        """Note that a child has these jobs."""
+        if end - at == 1:
+            self._states[at] = _HANDED
+        else:
+            self._states[at:end] = _HANDED_BYTE * (end - at)
+
+    def put_back(self, at: int, end: int) -> None:
+        """Note that no child has these jobs any more."""
+        self._states[at:end] = bytes(end - at)
+
+    def has_ended(self, position: int) -> bool:
+        """Whether a job has an outcome."""
+        return self._states[position] == _ENDED
+
+    def end(self, at: int, end: int) -> bool:
+        """Note that jobs have an outcome; return False, and do nothing, if one of them had one before."""
+        if end - at == 1:
+            if self._states[at] == _ENDED:
+                return False
+            self._states[at] = _ENDED
+        else:
+            if _ENDED in self._states[at:end]:
+                return False
+            self._states[at:end] = _ENDED_BYTE * (end - at)
+        self.left -= end - at
+        return True
+
+    def waiting(self) -> list[Part]:
+        """Return the jobs that no child has and that have not ended; those with a start behind them stand alone."""
+        if self.left == len(self._states) == 1:
+            return [] if self._states[0] else [Part(self, 0, 1)]
+        found: list[Part] = []
+        at = self._states.find(_WAITING)
+        while at >= 0:
+            end = at + 1
+            while (
+                at not in self.starts and end < len(self._states) and not self._states[end] and end not in self.starts
+            ):
+                end += 1
+            found.append(Part(self, at, end))
+            at = self._states.find(_WAITING, end)
+        return found
+
+    def remainder(self) -> Outgoing:
+        """Return the jobs without an outcome as a frame of their own."""
+        positions = [position for position, state in enumerate(self._states) if state != _ENDED]
+        return outgoing(part(self.bundle, positions, due=None), is_successor=True)
+
+    def is_same(self, bundle: Bundle) -> bool:
+        """Whether a bundle has exactly these jobs, at this attempt."""
+        return bundle.attempt == self.bundle.attempt and list(bundle.indexes) == list(self.bundle.indexes)
+
+    def overlaps(self, bundle: Bundle) -> bool:
+        """Whether this hold speaks for a job that a bundle has too; of a lost one, only for what was handed over."""
+        if bundle.attempt != self.bundle.attempt:
+            return False
+        pairs = zip(self.bundle.indexes, self._states, strict=True)
+        mine = {index for index, state in pairs if state != _WAITING or not self.delivery.is_lost}
+        return not mine.isdisjoint(bundle.indexes)
 
 
-@dataclass(slots=True, eq=False)
-class Member:
-    """A job in hand.
+class Part:
+    """Some jobs of a delivery, one after the other in its bundle: what waits, is handed over and comes back as one.
 
     Attributes:
-        hold: The delivery it came with.
-        position: Its place in that bundle.
-        starts: How often it may have been started before without an outcome.
-        number: Under which number a child has it; 0 while none has.
-        is_marked: Whether a start mark or a running state was stored for this start.
+        hold: The delivery.
+        at: Position of the first one.
+        end: Position behind the last one.
+        number: Under which number a child has the first one; each further one has the next number.
+        cost: How many seconds each was expected to take when it was handed over.
+        size: How many bytes were sent to the child with it.
     """
 
-    hold: Hold
-    position: int
-    starts: int = 0
-    number: int = 0
-    is_marked: bool = False
+    __slots__ = ("at", "cost", "end", "hold", "number", "size")
+
+    def __init__(self, hold: Hold, at: int, end: int) -> None:
+        self.hold = hold
+        self.at = at
+        self.end = end
+        self.number = 0
+        self.cost = 0.0
+        self.size = 0
 
     @property
-    def bundle(self) -> Bundle:
-        """Its bundle."""
-        return self.hold.bundle
+    def count(self) -> int:
+        """How many jobs."""
+        return self.end - self.at
 
     @property
-    def key(self) -> Key:
-        """Which job it is."""
-        return Key(self.bundle.id, self.bundle.indexes[self.position])
+    def is_suspect(self) -> bool:
+        """Whether it is a job that was started before without an outcome."""
+        return self.at in self.hold.starts
 
-    @property
-    def identity(self) -> tuple[bytes, int, int]:
-        """Job and attempt: what is started once, whichever delivery it came with."""
-        return (self.bundle.id, self.bundle.indexes[self.position], self.bundle.attempt)
+    def cut(self, count: int) -> Part:
+        """Return the first `count` jobs as a part of their own; the others stay here."""
+        first = Part(self.hold, self.at, self.at + count)
+        first.number, first.cost, first.size = self.number, self.cost, self.size
+        self.size = 0
+        self.at += count
+        self.number += count
+        return first
+
+    def __repr__(self) -> str:
+        return f"Part({self.hold.bundle.id.hex()}, {self.at}, {self.end})"
+
+
+class Holds:
+    """All deliveries in hand."""
+
+    def __init__(self) -> None:
+        self._by_delivery: dict[Delivery, Hold] = {}
+        self._by_bundle: dict[bytes, list[Hold]] = {}
+
+    def __iter__(self) -> Iterator[Hold]:
+        return iter(self._by_delivery.values())
+
+    def __len__(self) -> int:
+        return len(self._by_delivery)
+
+    def add(self, hold: Hold) -> None:
+        """Take a delivery in hand."""
+        self._by_delivery[hold.delivery] = hold
+        self._by_bundle.setdefault(hold.bundle.id, []).append(hold)
+
+    def discard(self, delivery: Delivery) -> None:
+        """Let go of a delivery, if it is in hand."""
+        hold = self._by_delivery.pop(delivery, None)
+        if hold is None:
+            return
+        holds = self._by_bundle[hold.bundle.id]
+        if len(holds) == 1:
+            del self._by_bundle[hold.bundle.id]
+        else:
+            holds.remove(hold)
+
+    def of_bundle(self, bundle_id: bytes) -> Collection[Hold]:
+        """Return the deliveries that have jobs of a bundle."""
+        return self._by_bundle.get(bundle_id, ())
+
+    def adopt(self, hold: Hold, delivery: Delivery) -> Delivery:
+        """Let a hold answer for a second delivery of the same jobs from now on; return the one it had."""
+        old = hold.delivery
+        del self._by_delivery[old]
+        self._by_delivery[delivery] = hold
+        hold.delivery = delivery
+        return old
+
+    def lose(self) -> None:
+        """Note that the connection is gone over which all of them came; only what children have is still of interest."""
+        for delivery, hold in list(self._by_delivery.items()):
+            delivery.is_lost = True
+            if hold.left and not hold.has_handed:
+                self.discard(delivery)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["Pace"]
+from queuelib.bundle import MAX_BYTES_A_BUNDLE, MAX_JOBS_A_BUNDLE, QUICK, TARGET
+
+__all__ = ["HAND_AHEAD", "MOST_BYTES_AHEAD", "MOST_HANDED", "QUICK", "Pace"]
 
 _SMOOTHING = 0.2  # weight of the newest run
-QUICK = 0.020  # seconds; slower tasks, and those not yet known, are handed over one by one
-HAND_AHEAD = 0.050  # seconds of work that a child may have before it
-MOST_HANDED = 256
-MOST_BYTES_AHEAD = 64 * 1024  # what a busy child has not read must fit into its socket's buffer (208 KiB on Linux)
+HAND_AHEAD = TARGET  # seconds of work that a child may have before it: a bundle goes to it whole
+MOST_HANDED = MAX_JOBS_A_BUNDLE  # jobs that a child has and did not report; the ring of outcomes has room for them
+MOST_BYTES_AHEAD = MAX_BYTES_A_BUNDLE  # what a busy child has not read must fit into its socket's buffer (208 KiB)
 TAKE_AHEAD = 0.100  # seconds of work a color that wait in this worker
-MOST_TAKEN = 2000
+MOST_TAKEN = 2 * MAX_JOBS_A_BUNDLE  # jobs
+MOST_DELIVERIES = 1000  # of one take
 
 
 class Pace:
@@ -21,14 +23,15 @@ class Pace:
         self._colors: dict[str, float] = {}
         self._bundle_sizes: dict[str, float] = {}
 
-    def ran(self, task: str, color: str, elapsed: float) -> None:
-        """Note one run."""
-        self._tasks[task] = _smooth(self._tasks.get(task), elapsed)
-        self._colors[color] = _smooth(self._colors.get(color), elapsed)
+    def ran(self, task: str, color: str, elapsed: float, count: int = 1) -> None:
+        """Note some runs, by the mean of the seconds that they took."""
+        weight = _SMOOTHING if count == 1 else 1.0 - (1.0 - _SMOOTHING) ** count
+        self._tasks[task] = _smooth(self._tasks.get(task), elapsed, weight)
+        self._colors[color] = _smooth(self._colors.get(color), elapsed, weight)
 
-    def took(self, color: str, jobs: int) -> None:
-        """Note the size of one bundle."""
-        self._bundle_sizes[color] = _smooth(self._bundle_sizes.get(color), float(jobs))
+    def took(self, color: str, jobs: float) -> None:
+        """Note the mean size of some bundles."""
+        self._bundle_sizes[color] = _smooth(self._bundle_sizes.get(color), jobs, _SMOOTHING)
 
     def estimate(self, task: str) -> float | None:
         """Return the expected run time of a task that is known to be quick, else None."""
@@ -49,8 +52,8 @@ class Pace:
         missing = min(jobs, MOST_TAKEN) - waiting
         if missing <= 0:
             return 0
-        return max(1, int(missing / max(1.0, self._bundle_sizes.get(color, 1.0))))
+        return max(1, min(MOST_DELIVERIES, int(missing / max(1.0, self._bundle_sizes.get(color, 1.0)))))
 
 
-def _smooth(old: float | None, new: float) -> float:
-    return new if old is None else old + _SMOOTHING * (new - old)
+def _smooth(old: float | None, new: float, weight: float) -> float:
+    return new if old is None else old + weight * (new - old)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush
+from collections.abc import Callable, Mapping, Sequence
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from queuelib.color import Palette, choose
 
 if TYPE_CHECKING:
-    from queuelib.worker.lease import Hold, Member
+    from queuelib.worker.lease import Part
 
 __all__ = ["Ready"]
 
@@ -21,87 +21,96 @@ class Ready:
 
     def __init__(self, palette: Palette, colors: Sequence[str]) -> None:
         self._palette = palette
-        self._lists: dict[str, deque[Member]] = {name: deque() for name in palette.names if name in colors}
+        self._lists: dict[str, deque[Part]] = {name: deque() for name in palette.names if name in colors}
+        self._counts = dict.fromkeys(self._lists, 0)
         self._owed: Mapping[str, float] = {}
-        self._owed_before: Mapping[str, float] = {}
-        self._later: list[tuple[float, int, Member]] = []
+        self._later: list[tuple[float, int, Part]] = []
         self._order = itertools.count()
 
-    def __len__(self) -> int:
-        return sum(map(len, self._lists.values()))
+    @property
+    def count(self) -> int:
+        """How many jobs wait."""
+        return sum(self._counts.values())
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits, nor is held until it is due."""
         return not self._later and not any(self._lists.values())
 
-    def count(self, color: str) -> int:
+    def count_of(self, color: str) -> int:
         """Return how many jobs of a color wait."""
-        return len(self._lists[color])
+        return self._counts[color]
 
-    def add(self, member: Member, now: float) -> None:
-        """Add a job; one that is not due yet is held back, for transports that hold nothing back."""
-        due = member.bundle.due
-        if due is not None and due > now:
-            heappush(self._later, (due, next(self._order), member))
+    def add(self, part: Part, now: float) -> None:
+        """Add jobs; those that are not due yet are held back, for transports that hold nothing back."""
+        bundle = part.hold.bundle
+        if bundle.due is not None and bundle.due > now:
+            heappush(self._later, (bundle.due, next(self._order), part))
         else:
-            self._lists[member.bundle.color].append(member)
+            self._lists[bundle.color].append(part)
+            self._counts[bundle.color] += part.end - part.at
 
-    def put_back(self, members: Sequence[Member]) -> None:
+    def put_back(self, parts: Sequence[Part]) -> None:
         """Return recalled jobs to the heads of their lists, in their order."""
-        for member in reversed(members):
-            self._lists[member.bundle.color].appendleft(member)
+        for part in reversed(parts):
+            color = part.hold.bundle.color
+            self._lists[color].appendleft(part)
+            self._counts[color] += part.end - part.at
 
     def promote(self, now: float) -> None:
         """Move what became due."""
         while self._later and self._later[0][0] <= now:
-            member = heappop(self._later)[2]
-            self._lists[member.bundle.color].append(member)
+            self.add(heappop(self._later)[2], now)
 
     def next_due(self) -> float | None:
         """Return when the next held job is due."""
         return self._later[0][0] if self._later else None
 
-    def pop(self, is_startable: Callable[[Member], bool]) -> Member | None:
-        """Remove and return the job that starts next; None if none waits or its color's first may not start now."""
-        waiting = [name for name, members in self._lists.items() if members and is_startable(members[0])]
-        color, owed = choose(self._palette, waiting, self._owed)
-        if color is None:
-            return None
-        self._owed_before, self._owed = self._owed, owed
-        return self._lists[color].popleft()
+    def pop(self, want: Callable[[Part, bool], int]) -> Part | None:
+        """Remove and return the jobs that start next.
 
-    def unpop(self, member: Member) -> None:
-        """Return the job that was popped last: it could not be handed over after all, and is still owed its start."""
-        self._lists[member.bundle.color].appendleft(member)
-        self._owed = self._owed_before
+        Args:
+            want: Called with jobs that wait at the head of a color's list, and with whether other colors wait as
+                well. It returns how many of them are wanted, 0 for none; where other colors wait, the rule between
+                them speaks of single starts, and it should want one.
 
-    def most_urgent(self) -> int | None:
-        """Return the rank of the most urgent color that waits, 0 for the first of the palette."""
-        for rank, name in enumerate(self._palette.names):
-            if self._lists.get(name):
-                return rank
+        Returns:
+            As many as were wanted, or None if none are or nothing waits.
+        """
+        waiting = [name for name, parts in self._lists.items() if parts]
+        while waiting:
+            is_contested = len(waiting) > 1
+            color, owed = choose(self._palette, waiting, self._owed) if is_contested else (waiting[0], {})
+            if color is None:
+                return None
+            parts = self._lists[color]
+            count = want(parts[0], is_contested)
+            if count == PASS_OVER:
+                waiting.remove(color)
+                continue
+            if count <= 0:
+                return None
+            self._owed = owed
+            self._counts[color] -= count
+            first = parts[0]
+            return parts.popleft() if count >= first.end - first.at else first.cut(count)
         return None
 
-    def drain(self) -> list[Member]:
+    def discard_lost(self, now: float) -> None:
+        """Remove the jobs of deliveries that are not ours any more."""
+        kept = [part for part in self.drain() if not part.hold.delivery.is_lost]
+        for part in kept:
+            self.add(part, now)
+
+    def drain(self) -> list[Part]:
         """Remove and return everything."""
-        members = [member for waiting in self._lists.values() for member in waiting]
-        members += [member for _, _, member in self._later]
-        for waiting in self._lists.values():
+        parts = [part for waiting in self._lists.values() for part in waiting]
+        parts += [part for _, _, part in self._later]
+        for color, waiting in self._lists.items():
             waiting.clear()
+            self._counts[color] = 0
         self._later.clear()
-        return members
+        return parts
 
-    def discard(self, hold: Hold) -> None:
-        """Remove the jobs of a delivery."""
-        for waiting in self._lists.values():
-            if any(member.hold is hold for member in waiting):
-                kept = [member for member in waiting if member.hold is not hold]
-                waiting.clear()
-                waiting.extend(kept)
-        self._later = [entry for entry in self._later if entry[2].hold is not hold]
-        heapify(self._later)
-        heapify(self._later)
 
-    def __iter__(self) -> Iterator[Member]:
-        return itertools.chain(*self._lists.values())
+PASS_OVER = -1  # the head of this color may not start now, another color's may

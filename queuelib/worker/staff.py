@@ -8,37 +8,38 @@ import select
 import selectors
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from queuelib.errors import DecodeError
 from queuelib.worker import process
 
 if TYPE_CHECKING:
-    from queuelib.ids import Key
-    from queuelib.worker.children import Child, Crew, Report
-    from queuelib.worker.lease import Member
+    from queuelib.worker.children import Child, Crew, Report, Successes
+    from queuelib.worker.lease import Hold, Part
     from queuelib.worker.plan import Plan
 
 __all__ = ["Death", "Heard", "Staff"]
 
 _log = logging.getLogger("queuelib.worker")
 STUCK_AFTER = 0.005  # seconds; a running job that blocks others for longer loses them to an idle child
+_WORTH_SHARING = 0.010  # seconds of work that a child has before it, some of which an idle one takes over
 _LAST_WORDS = 0.1  # seconds between the closing of a dying child's socket and its end
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
+class Death(NamedTuple):
     """A child ended while it ran a job.
 
     Attributes:
-        member: The job.
+        hold: The job's delivery.
+        at: Its position there.
         pid: The child.
         how: How it ended, for people.
         why: Why we killed it; empty if it died by itself.
         was_meant: Whether this very job was why.
     """
 
-    member: Member
+    hold: Hold
+    at: int
     pid: int
     how: str
     why: str
@@ -49,8 +50,8 @@ class Death:
 class Heard:
     """What the children had to say: reports, jobs that came back unstarted, and deaths."""
 
-    reports: list[Report] = field(default_factory=list["Report"])
-    returned: list[Member] = field(default_factory=list["Member"])
+    reports: list[Successes | Report] = field(default_factory=list["Successes | Report"])
+    returned: list[Part] = field(default_factory=list["Part"])
     deaths: list[Death] = field(default_factory=list[Death])
 
 
@@ -63,17 +64,17 @@ class Staff:
         self._selector = selector
         self._children: list[Child] = []
         self._is_hiring = True
-
-    def __iter__(self) -> Iterator[Child]:
-        return iter(self._children)
-
-    def __len__(self) -> int:
-        return len(self._children)
+        self._selector.register(crew.bell, selectors.EVENT_READ, "bell")
 
     @property
     def working(self) -> list[Child]:
         """Those that may get jobs."""
         return [child for child in self._children if not child.is_retiring]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody has anything."""
+        return not any(child.handed for child in self._children)
 
     @property
     def has_idle(self) -> bool:
@@ -83,7 +84,7 @@ class Staff:
     @property
     def has_unstarted(self) -> bool:
         """Whether one was handed more than it runs."""
-        return any(len(child.handed) > 1 for child in self._children)
+        return any(child.unreported > 1 for child in self._children)
 
     def hire(self) -> None:
         """Make children until there are as many as planned.
@@ -94,62 +95,74 @@ class Staff:
         while self._is_hiring and len(self.working) < self._plan.processes:
             child = self._crew.hire()
             self._children.append(child)
-            self._selector.register(child.sock, selectors.EVENT_READ)
+            self._selector.register(child.sock, selectors.EVENT_READ, child)
             if child.pidfd >= 0:
-                self._selector.register(child.pidfd, selectors.EVENT_READ)
+                self._selector.register(child.pidfd, selectors.EVENT_READ, child)
 
-    def hear(self) -> Heard:
-        """Return what happened since the last call; replace who has died or is spent."""
+    def hear(self, noisy: Collection[Child]) -> Heard:
+        """Return what happened since the last call; replace who has died or is spent.
+
+        Args:
+            noisy: Children whose socket or process has something to say.
+        """
         heard = Heard()
         for child in list(self._children):
-            reports, is_closed = _reports_of(child)
+            is_closed = child in noisy and _has_closed(child)
+            reports = _reports_of(child)
             heard.reports += reports
-            if is_closed or _has_ended(child):
+            if is_closed or (child in noisy and _has_ended(child)):
                 self._bury(child, heard)
             elif reports and not child.is_retiring and self._is_spent(child):
                 heard.returned += child.recall()
                 child.stop()
-        self.hire()
+        if len(self._children) < self._plan.processes or any(child.is_retiring for child in self._children):
+            self.hire()
         return heard
 
-    def recall_below(self, rank: int) -> list[Member]:
+    def recall_below(self, rank: int) -> list[Part]:
         """Take back unstarted jobs from children that have some of a color less urgent than `rank`."""
         names = self._plan.palette.names
-        recalled: list[Member] = []
+        recalled: list[Part] = []
         for child in self._children:
-            later = list(child.handed)[1:]
-            if any(names.index(member.bundle.color) > rank for member in later):
+            if child.unreported > 1 and any(names.index(part.hold.bundle.color) > rank for part in child.handed):
                 recalled += child.recall()
         return recalled
 
-    def recall_any(self, keys: Collection[Key]) -> list[Member]:
-        """Take back unstarted jobs from children that have some of these."""
-        recalled: list[Member] = []
-        for child in self._children if keys else ():
-            if any(member.key in keys for member in list(child.handed)[1:]):
+    def recall_bundles(self, ids: Collection[bytes]) -> list[Part]:
+        """Take back unstarted jobs from children that have some of these bundles."""
+        recalled: list[Part] = []
+        for child in self._children if ids else ():
+            if child.unreported > 1 and any(part.hold.bundle.id in ids for part in child.handed):
                 recalled += child.recall()
         return recalled
 
-    def recall_stuck(self, now: float) -> list[Member]:
-        """Take back what waits behind a job that has been running for a while, if another child is idle."""
-        recalled: list[Member] = []
+    def recall_stuck(self, now: float) -> list[Part]:
+        """Take back what waits behind long work, if another child is idle."""
+        recalled: list[Part] = []
         if self.has_idle:
             for child in self._children:
-                number, started = child.slot.running()
-                if len(child.handed) > 1 and number >= 0 and now - started > STUCK_AFTER:
-                    recalled += child.recall()
+                if child.unreported > 1:
+                    running = child.running()
+                    if child.ahead > _WORTH_SHARING or (running is not None and now - running[3] > STUCK_AFTER):
+                        recalled += child.recall()
         return recalled
 
-    def recall_all(self) -> list[Member]:
+    def recall_all(self) -> list[Part]:
         """Take back all that has not started."""
-        return [member for child in self._children for member in child.recall()]
+        return [part for child in self._children for part in child.recall()]
 
-    def running(self, now: float) -> Iterator[tuple[Child, Member, float]]:
-        """Yield each child that runs a job, the job, and for how many seconds."""
+    def running(self, now: float) -> Iterator[tuple[Child, Hold, int, int, float]]:
+        """Yield each child that runs a job, the job's hold, position and number, and for how many seconds."""
         for child in self._children:
-            number, started = child.slot.running()
-            if child.handed and child.handed[0].number == number:
-                yield child, child.handed[0], now - started
+            running = child.running()
+            if running is not None:
+                hold, at, number, started = running
+                yield child, hold, at, number, now - started
+
+    def suspects(self) -> list[Part]:
+        """Return the jobs with starts behind them that children have."""
+        firsts = [child.handed[0] for child in self._children if child.handed]  # they are handed over alone
+        return [part for part in firsts if part.is_suspect]
 
     def kill(self, why: str) -> None:
         """Kill all that can be killed; nobody is hired any more."""
@@ -179,20 +192,18 @@ class Staff:
 
     def _bury(self, child: Child, heard: Heard) -> None:
         """Account for a dead child: its running job is named, what it had not started comes back."""
-        heard.reports += _reports_of(child)[0]
-        running = child.started_but_unreported()
-        heard.returned += [member for member in child.handed if member is not running]
-        child.handed.clear()
+        heard.reports += _reports_of(child)
+        unstarted, running = child.leave()
+        heard.returned += unstarted
         self._children.remove(child)
         self._selector.unregister(child.sock)
         if child.pidfd >= 0:
             self._selector.unregister(child.pidfd)
         how = _reap(child)
         child.close()
-        self._crew.fire(child)
         if running is not None:
-            was_meant = child.doomed is None or child.doomed is running
-            heard.deaths.append(Death(running, child.pid, how, child.death_note, was_meant))
+            was_meant = child.doomed in (0, running.number)
+            heard.deaths.append(Death(running.hold, running.at, child.pid, how, child.death_note, was_meant))
 
     def _is_spent(self, child: Child) -> bool:
         plan = self._plan
@@ -201,13 +212,25 @@ class Staff:
         return plan.max_memory is not None and child.memory_bytes() > plan.max_memory
 
 
-def _reports_of(child: Child) -> tuple[list[Report], bool]:
+def _has_closed(child: Child) -> bool:
+    try:
+        return child.read()
+    except (ValueError, DecodeError) as error:
+        _disown(child, error)
+        return False
+
+
+def _reports_of(child: Child) -> list[Successes | Report]:
     try:
         return child.reports()
     except (ValueError, DecodeError) as error:
-        _log.error("%s; it is killed", error)
-        child.kill("it wrote to the pipe that its worker listens on")
-        return [], False
+        _disown(child, error)
+        return []
+
+
+def _disown(child: Child, error: Exception) -> None:
+    _log.error("%s; it is killed", error)
+    child.kill("it wrote where its worker listens")
 
 
 def _has_ended(child: Child) -> bool:

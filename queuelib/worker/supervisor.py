@@ -9,9 +9,8 @@ import logging
 import os
 import selectors
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 from queuelib import body
 from queuelib.clock import SYSTEM, Clock
@@ -32,10 +31,11 @@ from queuelib.outcome import (
 from queuelib.ports import Delivery, Settled, WorkerInfo
 from queuelib.settings import DEATHS, UNKNOWN_DELAY
 from queuelib.worker.assign import Assigner
+from queuelib.worker.children import Child, Report, Successes
 from queuelib.worker.intake import Intake
-from queuelib.worker.lease import Hold, Member
+from queuelib.worker.lease import Hold, Holds, Part
 from queuelib.worker.link import Link
-from queuelib.worker.pace import MOST_HANDED, QUICK, Pace
+from queuelib.worker.pace import QUICK, Pace
 from queuelib.worker.ready import Ready
 from queuelib.worker.settle import Ledger, write
 from queuelib.worker.staff import STUCK_AFTER, Death, Staff
@@ -54,11 +54,14 @@ _ANNOUNCE_EVERY = 5.0
 _ANNOUNCE_FOR = 15.0  # three chances
 _MARKS_EVERY = 0.02  # a cancelled job is started at most this long after its mark
 _POLL = 0.005  # for transports that cannot wake us
-_SETTLE_EVERY = 0.003  # what quick jobs lose at most when the worker dies is run again in as little time
+_SETTLE_EVERY = 0.005  # what quick jobs lose at most when the worker dies is run again in as little time
+_LISTEN_AGAIN = 0.004  # a child that has more to run rings at most every 2 ms: what it reported since is read then
 _SHOW_RUNNING_AFTER = 1.0  # a state that costs a write is only published for jobs that last
-_BURST_LOOKS = 10  # empty takes, one each 5 to 250 ms, after which a transport that pushes has nothing for us
+_BURST_QUIET = 0.5  # seconds without a delivery after which a transport that pushes has nothing for us
+_MOST_MARKS = 100_000  # bundles of which cancelled jobs are remembered
 _INTERRUPTED = "interrupted"
 _TOO_LONG = "hard_timeout"
+_RETRY_OVERLAP = 1.0  # seconds until a message is looked at again of whose jobs some run here by another delivery
 
 
 class Supervisor:
@@ -74,14 +77,14 @@ class Supervisor:
         self._assigner = Assigner(plan, self._ready, self._pace)
         self._ledger = Ledger(clock)
         self._intake = Intake(self._tasks, plan.colors, plan.patience, clock)
-        self._holds: set[Hold] = set()
-        self._lost: WeakSet[Delivery] = WeakSet()  # taken over a connection that is gone
+        self._holds = Holds()
         self._unsettled: list[Settled] = []
         self._postponed: list[tuple[float, Delivery]] = []
-        self._cancelled: set[Key] = set()
+        self._cancelled: dict[bytes, set[int]] = {}
         self._cursor: Any = None
         self._is_pressing = False  # an outcome is in the ledger that must not wait
         self._settle_at = 0.0
+        self._listen_at = float("inf")
         self._timers: dict[str, float] = {}
         self._selector = selectors.DefaultSelector()
         self._staff = Staff(crew, plan, self._selector)
@@ -90,10 +93,14 @@ class Supervisor:
         self._wake_write.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._lane_fd: int | None = None
+        self._is_lane_muted = False  # its descriptor is readable, and there is no room
+        self._dry: set[str] = set()  # colors that had less than asked for, on a transport that tells when there is more
         self._stops = 0
         self._stop_at = 0.0
         self._empty_takes = 0
+        self._taken_at = clock.monotonic()
         self._finished = 0
+        self._ran_by: dict[int, str] = {}
         self.on_ready: Callable[[], None] = lambda: None
 
     # Orders from outside; safe in signal handlers and other threads.
@@ -139,8 +146,8 @@ class Supervisor:
             self._close()
 
     def _round(self) -> None:
-        self._wait()
-        self._hear()
+        noisy = self._wait()
+        self._hear(noisy)
         if self._may_settle():
             self._settle()
         self._connect()
@@ -155,21 +162,31 @@ class Supervisor:
         if self._may_settle():
             self._settle()
 
-    def _wait(self) -> None:
+    def _wait(self) -> set[Child]:
+        """Wait until there is something to do; return the children whose descriptors say something."""
+        noisy: set[Child] = set()
         for key, _ in self._selector.select(max(0.0, self._pause())):
-            if key.fileobj is self._wake_read:
+            if key.data == "bell":
+                os.eventfd_read(key.fd)
+                self._listen_at = 0.0
+            elif isinstance(key.data, Child):
+                noisy.add(key.data)
+            elif key.fileobj is self._wake_read:
                 _drain(self._wake_read)
+            elif key.fd == self._lane_fd:
+                self._hear_lane()
             elif key.data == "owner":
                 self._selector.unregister(key.fileobj)
                 self._stops = max(self._stops, 1)
+        return noisy
 
     def _pause(self) -> float:
         """Return the seconds until something is to be done even if nobody wakes us."""
         now = self._clock.monotonic()
-        pause = _LOOK_EVERY
+        pause = min(_LOOK_EVERY, self._listen_at - now)
         lane = self._link.lane
         if lane is not None and self._lane_fd is None and not self._stops:
-            pause = _POLL
+            pause = min(pause, _POLL)
         has_idle = self._staff.has_idle
         if self._staff.has_unstarted:
             pause = min(pause, STUCK_AFTER if has_idle else _MARKS_EVERY)
@@ -177,63 +194,108 @@ class Supervisor:
             due = self._try(lane.next_due)
             soonest = min((at for at in (due, self._ready.next_due()) if at is not None), default=None)
             if soonest is not None:
-                pause = min(pause, soonest - self._clock.wall())
+                wait = soonest - self._clock.wall()
+                pause = min(pause, wait)
+                if wait <= 0:
+                    self._dry.clear()
         if self._ledger:
             pause = min(pause, self._settle_at - now)
         return min(pause, self._stop_at - now) if self._stop_at else pause
 
     # Children.
 
-    def _hear(self) -> None:
-        heard = self._staff.hear()
-        for report in heard.reports:
-            bundle = report.member.bundle
-            self._pace.ran(bundle.task, bundle.color, report.elapsed)
-            self._is_pressing = self._is_pressing or report.elapsed > QUICK
-            self._end(report.member, report.outcome)
+    def _hear(self, noisy: set[Child]) -> None:
+        now = self._clock.monotonic()
+        heard = self._staff.hear(noisy)
+        if heard.reports:
+            self._listen_at = now + _LISTEN_AGAIN
+        elif self._listen_at <= now:
+            # The bell may be older than what was read with the last one; what comes now rings again.
+            self._listen_at = now + _LISTEN_AGAIN if self._listen_at == 0.0 else float("inf")
+        self._enter(heard.reports)
         self._put_back(heard.returned)
         for death in heard.deaths:
-            self._assigner.forget(death.member)
             self._account_for(death)
 
-    def _end(self, member: Member, outcome: Outcome) -> None:
-        self._assigner.forget(member)
-        if self._ledger.add(member, outcome):
+    def _enter(self, reports: Sequence[Successes | Report]) -> None:
+        """Enter what children reported, and note how long it took: of jobs of one task in a row by their mean."""
+        task, color, seconds, count = "", "", 0.0, 0
+        for report in reports:
+            hold = report.hold
+            bundle = hold.bundle
+            if bundle.task != task or bundle.color != color:
+                self._note_pace(task, color, seconds, count)
+                task, color, seconds, count = bundle.task, bundle.color, 0.0, 0
+            seconds += report.elapsed
+            if isinstance(report, Successes):
+                ran_by = self._ran_by.get(report.pid) or self._name(report.pid)
+                at, number, data = report.at, report.count, report.data
+                self._finished += self._ledger.succeed(hold, at, number, data, report.elapsed, ran_by)
+                count += number
+            else:
+                self._end(hold, report.at, report.outcome)
+                count += 1
+        self._note_pace(task, color, seconds, count)
+
+    def _note_pace(self, task: str, color: str, seconds: float, count: int) -> None:
+        if count:
+            self._pace.ran(task, color, seconds / count, count)
+            self._is_pressing = self._is_pressing or seconds / count > QUICK
+
+    def _name(self, pid: int) -> str:
+        """Return who ran what a child reports, as the records say it."""
+        if len(self._ran_by) > 1000:  # noqa: PLR2004 - far more children than live at once
+            self._ran_by.clear()
+        name = self._ran_by[pid] = f"{self._plan.name}/{pid or os.getpid()}"
+        return name
+
+    def _end(self, hold: Hold, at: int, outcome: Outcome) -> None:
+        if self._ledger.add(hold, at, outcome):
             self._finished += 1
 
     def _account_for(self, death: Death) -> None:
         """Decide what becomes of a job whose child died while it ran."""
-        member = death.member
+        hold, at = death.hold, death.at
+        bundle = hold.bundle
         if death.why == _INTERRUPTED or not death.was_meant:
-            self._put_back([member])
+            self._put_back([Part(hold, at, at + 1)])
             return
         if death.why == _TOO_LONG:
-            limit = member.bundle.limits.hard_timeout
-            text = f"killed: it ran longer than its hard_timeout of {limit:g} s"
-            self._end(member, Again(None, body.of_failure(member.bundle.task, "TimeoutError", text)))
+            text = f"killed: it ran longer than its hard_timeout of {bundle.limits.hard_timeout:g} s"
+            self._end(hold, at, Again(None, body.of_failure(bundle.task, "TimeoutError", text)))
             return
-        deaths, how = member.starts + 1, death.why or death.how
-        _log.warning("child %d died (%s) while it ran %s, death %d", death.pid, how, job_id(*member.key), deaths)
+        deaths, how = hold.starts.get(at, 0) + 1, death.why or death.how
+        _log.warning("child %d died (%s) while it ran %s, death %d", death.pid, how, job_id(*hold.key(at)), deaths)
         if deaths >= DEATHS:
-            self._end(member, Quarantined(f"{deaths} processes died while they ran it, the last one by {how}"))
+            self._end(hold, at, Quarantined(f"{deaths} processes died while they ran it, the last one by {how}"))
             return
-        member.starts, member.is_marked = deaths, False
-        self._ready.put_back([member])
+        hold.suspect(at, deaths)
+        hold.unmark([at])
+        hold.put_back(at, at + 1)
+        if not hold.delivery.is_lost:
+            self._ready.put_back([Part(hold, at, at + 1)])
 
-    def _put_back(self, members: list[Member]) -> None:
+    def _put_back(self, parts: list[Part]) -> None:
         """Return jobs that did not start, or are to start anew, to the short lists."""
-        unmarked = [member for member in members if member.is_marked]
-        for member in members:
-            self._assigner.forget(member)
-            member.is_marked = False
+        unmarked: list[tuple[Hold, int]] = []
+        for part in parts:
+            hold = part.hold
+            hold.put_back(part.at, part.end)
+            if hold.marked:
+                marked = [at for at in range(part.at, part.end) if at in hold.marked]
+                hold.unmark(marked)
+                unmarked += [(hold, at) for at in marked]
         if unmarked:
             self._note(unmarked, QUEUED, 0)
-        self._ready.put_back([member for member in members if not member.hold.is_lost])
+        if parts:
+            self._ready.put_back([part for part in parts if not part.hold.delivery.is_lost])
 
     # Broker and results.
 
     def _connect(self) -> None:
         if self._link.connect() and self._link.lane is not None:
+            self._dry.clear()
+            self._taken_at = self._clock.monotonic()
             for note in self._link.lane.notes():
                 _log.log(_NOTICE, "%s", note)
             self._lane_fd = self._try(self._link.lane.fileno)
@@ -249,42 +311,55 @@ class Supervisor:
             return None
 
     def _lose(self, error: BrokerUnavailable) -> None:
-        fd, self._lane_fd = self._lane_fd, None
+        self._dry.clear()
         if self._link.keeps_claims:
-            self._lane_fd = fd
             self._link.failed(error)
             return
-        if fd is not None:
+        fd, self._lane_fd = self._lane_fd, None
+        if fd is not None and not self._is_lane_muted:
             self._selector.unregister(fd)
+        self._is_lane_muted = False
         self._link.failed(error)
-        for hold in self._holds:
-            hold.is_lost = True
-            self._ready.discard(hold)
-            self._lost.add(hold.delivery)
-        self._holds.clear()
+        self._holds.lose()
+        self._ready.drain()
         self._postponed.clear()
+
+    def _hear_lane(self) -> None:
+        """Note that there may be something to take; where there is no room for it, listen no more until there is."""
+        self._dry.clear()
+        if self._stops or not any(self._assigner.room(self._staff.working).values()):
+            fd, lane = self._lane_fd, self._link.lane
+            if lane is not None and self._link.may_try:
+                self._try(lane.take, dict.fromkeys(self._plan.colors, 0))  # so that it reads what it was sent
+            if fd is not None and fd == self._lane_fd:
+                self._selector.unregister(fd)
+                self._is_lane_muted = True
+
+    def _unmute_lane(self) -> None:
+        if self._is_lane_muted and self._lane_fd is not None:
+            self._selector.register(self._lane_fd, selectors.EVENT_READ)
+        self._is_lane_muted = False
 
     def _may_settle(self) -> bool:
         """Whether to settle now: at once, except that outcomes of quick jobs wait a moment for each other."""
-        if not self._ledger or self._is_pressing or self._assigner.is_idle:
+        if not self._ledger or self._is_pressing or self._staff.is_idle:
             return True
         return self._clock.monotonic() >= self._settle_at
 
     def _settle(self) -> None:
         self._is_pressing = False
         self._settle_at = self._clock.monotonic() + _SETTLE_EVERY
-        self._unsettled += self._ledger.take_all()
+        if self._ledger:
+            self._unsettled += self._ledger.take_all()
         if not self._unsettled or not self._link.may_try:
             return
         batch, self._unsettled = self._unsettled, []
-        ours = [entry for entry in batch if entry.delivery not in self._lost]
-        for entry in batch:
-            if entry.delivery in self._lost:
-                successes = [record for record in entry.records if record.state == SUCCEEDED]
-                if successes:
-                    self._try(self._link.results.store, successes, entry.reply)
+        ours = [entry for entry in batch if not entry.delivery.is_lost]
+        if len(ours) < len(batch):
+            self._settle_lost([entry for entry in batch if entry.delivery.is_lost])
         lane = self._link.lane
         if not ours or lane is None:
+            self._unsettled = ours
             return
         try:
             write(ours, lane, self._link.results, self._link.door)
@@ -293,8 +368,22 @@ class Supervisor:
             self._unsettled = ours + self._unsettled
             return
         self._link.recovered()
-        complete = {entry.delivery for entry in ours if entry.is_complete}
-        self._holds = {hold for hold in self._holds if hold.delivery not in complete} if complete else self._holds
+        are_lost = False
+        for entry in ours:
+            if entry.is_complete:
+                self._holds.discard(entry.delivery)
+            are_lost = are_lost or entry.delivery.is_lost
+        if are_lost:
+            self._ready.discard_lost(self._clock.wall())
+
+    def _settle_lost(self, batch: list[Settled]) -> None:
+        """Store the successes of deliveries that another worker speaks for."""
+        for entry in batch:
+            successes = [record for record in entry.records if record.state == SUCCEEDED]
+            if successes:
+                self._try(self._link.results.store, successes, entry.reply)
+            if entry.is_complete:
+                self._holds.discard(entry.delivery)
 
     def _take(self) -> None:
         lane = self._link.lane
@@ -302,12 +391,24 @@ class Supervisor:
             return
         self._ready.promote(self._clock.wall())
         room = self._assigner.room(self._staff.working)
-        if not any(room.values()):
+        if not any(count > 0 and color not in self._dry for color, count in room.items()):
             return
+        self._unmute_lane()
         deliveries = self._try(lane.take, room)
         self._empty_takes = 0 if deliveries else self._empty_takes + 1
+        if deliveries or not self._staff.is_idle:
+            self._taken_at = self._clock.monotonic()
+        wakes = self._lane_fd is not None and lane.capabilities.wakes and lane.capabilities.has_batch_verbs
+        if wakes and not self._plan.burst:
+            self._note_dry(room, deliveries or ())
         if deliveries:
             self._receive(deliveries)
+
+    def _note_dry(self, room: Mapping[str, int], deliveries: Iterable[Delivery]) -> None:
+        left = dict(room)
+        for delivery in deliveries:
+            left[delivery.color] -= 1
+        self._dry = {color for color, count in left.items() if count > 0}
 
     def _receive(self, deliveries: list[Delivery]) -> None:
         try:
@@ -320,32 +421,48 @@ class Supervisor:
         self._unsettled += taken.settled
         for delivery in taken.postponed:
             self._postpone(delivery)
-        was_waiting = {color for color in self._plan.colors if self._ready.count(color)}
+        was_waiting = {color for color in self._plan.colors if self._ready.count_of(color)}
         now = self._clock.wall()
+        bundles: dict[str, list[int]] = {}
         for hold in taken.holds:
+            bundles.setdefault(hold.bundle.color, []).append(hold.left)
+            if self._holds.of_bundle(hold.bundle.id) and self._is_here_already(hold, now):
+                continue
             self._holds.add(hold)
-            self._pace.took(hold.bundle.color, len(hold.pending))
-            for member in list(hold.pending.values()):
-                self._admit(member, now)
+            self._admit(hold, now)
+        for color, sizes in bundles.items():
+            self._pace.took(color, sum(sizes) / len(sizes))
         self._make_way(was_waiting)
 
-    def _admit(self, member: Member, now: float) -> None:
-        running = self._assigner.holder_of(member)
-        if running is not None:
-            self._adopt(running, member)
-        elif member.starts >= DEATHS:
-            self._end(member, Quarantined(f"{member.starts} workers or children died while they ran it"))
-        else:
-            self._ready.add(member, now)
+    def _admit(self, hold: Hold, now: float) -> None:
+        for part in hold.waiting():
+            if part.is_suspect and hold.starts[part.at] >= DEATHS:
+                deaths = hold.starts[part.at]
+                self._end(hold, part.at, Quarantined(f"{deaths} workers or children died while they ran it"))
+            else:
+                self._ready.add(part, now)
 
-    def _adopt(self, running: Member, member: Member) -> None:
-        """Let a job that runs here answer for a second delivery of it: the connection was lost, or it was sent twice."""
-        old = running.hold
-        del old.pending[running.position]
-        member.hold.pending[member.position] = running
-        running.hold, running.position = member.hold, member.position
-        if not old.is_lost and not old.pending:
-            self._unsettled.append(Settled(old.delivery, is_complete=True))
+    def _is_here_already(self, new: Hold, now: float) -> bool:
+        """Whether jobs run here by another delivery, which then answers for this one too: nothing is started twice.
+
+        The connection was lost and the broker delivers again, or the same message was sent twice.
+        """
+        for hold in self._holds.of_bundle(new.bundle.id):
+            if hold.is_same(new.bundle):
+                was_lost, old = hold.delivery.is_lost, self._holds.adopt(hold, new.delivery)
+                for entry in self._unsettled:
+                    if entry.delivery is old:
+                        entry.delivery = new.delivery
+                if was_lost:
+                    self._admit(hold, now)  # what no child has was forgotten with the connection
+                else:
+                    self._unsettled.append(Settled(old, is_complete=True))
+                return True
+            if hold.overlaps(new.bundle):
+                if self._link.lane is not None:
+                    self._try(self._link.lane.give_back, [new.delivery], _RETRY_OVERLAP)
+                return True
+        return False
 
     def _postpone(self, delivery: Delivery) -> None:
         lane = self._link.lane
@@ -358,47 +475,60 @@ class Supervisor:
     # Handing out.
 
     def _hand_out(self) -> None:
-        if not len(self._ready):
+        if not self._ready.count:
             # Idle children get what others were handed and have not started.
             self._put_back(self._staff.recall_stuck(self._clock.monotonic()))
-        if not len(self._ready):
+        if not self._ready.count:
+            return
+        hungry = self._assigner.hungry(self._staff.working)
+        if not hungry:
             return
         self._read_marks(_MARKS_EVERY)
-        working = self._staff.working
-        share = max(1, min(MOST_HANDED, -(-len(self._ready) // max(1, len(working)))))
-        for child in sorted(working, key=lambda child: len(child.handed)):
-            batch = self._assigner.choose(child, share, self._has_ended)
+        share = -(-self._ready.count // len(hungry))
+        for child in hungry:
+            batch = self._assigner.choose(child, share, self._staff.suspects(), self._has_ended)
             if batch:
                 self._mark(batch)
-                self._assigner.hand(child, batch)
+                child.hand(batch)
 
-    def _has_ended(self, member: Member) -> bool:
-        expires = member.bundle.expires
-        if member.key in self._cancelled:
-            self._end(member, NotRun(CANCELLED))
-        elif expires is not None and self._clock.wall() > expires:
-            self._end(member, NotRun(EXPIRED))
-        else:
+    def _has_ended(self, part: Part) -> bool:
+        """Whether jobs that were to start had better not: those that may are put back then."""
+        hold = part.hold
+        bundle = hold.bundle
+        if bundle.expires is not None and self._clock.wall() > bundle.expires:
+            for at in range(part.at, part.end):
+                self._end(hold, at, NotRun(EXPIRED))
+            return True
+        cancelled = self._cancelled.get(bundle.id)
+        if not cancelled or cancelled.isdisjoint(bundle.indexes[part.at : part.end]):
             return False
+        for at in range(part.at, part.end):
+            if bundle.indexes[at] in cancelled:
+                self._end(hold, at, NotRun(CANCELLED))
+        left = [one for one in _split(part) if not hold.has_ended(one.at)]
+        self._ready.put_back(left)
         return True
 
-    def _mark(self, batch: list[Member]) -> None:
+    def _mark(self, batch: list[Part]) -> None:
         """Store, before they start, that jobs start which were started before without an outcome."""
-        suspects = [member for member in batch if member.starts]
+        suspects = [(part.hold, part.at) for part in batch if part.is_suspect]
         if suspects:
             self._note(suspects, RUNNING, 1)
-            for member in suspects:
-                member.is_marked = True
+            for hold, at in suspects:
+                hold.mark(at)
 
-    def _note(self, members: Iterable[Member], state: str, more_starts: int) -> None:
+    def _note(self, jobs: Iterable[tuple[Hold, int]], state: str, more_starts: int) -> None:
         now = self._clock.wall()
-        records = [Record(m.key, state, m.bundle.attempt, body.of_starts(m.starts + more_starts), now) for m in members]
+        records = [
+            Record(hold.key(at), state, hold.bundle.attempt, body.of_starts(hold.starts.get(at, 0) + more_starts), now)
+            for hold, at in jobs
+        ]
         self._try(self._link.results.store, records)
 
     def _make_way(self, was_waiting: set[str]) -> None:
         """Recall less urgent jobs when a color begins to wait that is more urgent than they."""
         names = self._plan.palette.names
-        new = [names.index(c) for c in self._plan.colors if c not in was_waiting and self._ready.count(c)]
+        new = [names.index(c) for c in self._plan.colors if c not in was_waiting and self._ready.count_of(c)]
         if not new:
             return
         self._put_back(self._staff.recall_below(min(new)))
@@ -413,20 +543,21 @@ class Supervisor:
         if self._is_time("announce", _ANNOUNCE_EVERY, now):
             self._announce(_ANNOUNCE_FOR)
         if self._is_time("look", _LOOK_EVERY, now):
+            self._dry.clear()  # should a wake-up have been missed
             self._look_at_children(now)
             self._retry_postponed(now)
             self._staff.tidy()
 
     def _look_at_children(self, now: float) -> None:
-        lasting: list[Member] = []
-        for child, member, seconds in self._staff.running(now):
-            hard = member.bundle.limits.hard_timeout
+        lasting: list[tuple[Hold, int]] = []
+        for child, hold, at, number, seconds in self._staff.running(now):
+            hard = hold.bundle.limits.hard_timeout
             if hard is not None and seconds > hard and child.pid:
-                child.doomed = member
+                child.doomed = number
                 child.kill(_TOO_LONG)
-            elif seconds > _SHOW_RUNNING_AFTER and not member.is_marked:
-                member.is_marked = True
-                lasting.append(member)
+            elif seconds > _SHOW_RUNNING_AFTER and at not in hold.marked:
+                hold.mark(at)
+                lasting.append((hold, at))
         if lasting:
             self._note(lasting, RUNNING, 1)
 
@@ -437,13 +568,25 @@ class Supervisor:
             self._receive(due)
 
     def _read_marks(self, every: float) -> None:
-        if self._is_time("marks", every, self._clock.monotonic()):
-            marks = self._try(self._link.results.cancelled, self._cursor)
-            if marks is not None:
-                new = set(marks.keys) - self._cancelled
-                self._cancelled |= new
-                self._cursor = marks.cursor
-                self._put_back(self._staff.recall_any(new))
+        if not self._is_time("marks", every, self._clock.monotonic()):
+            return
+        marks = self._try(self._link.results.cancelled, self._cursor)
+        if marks is None:
+            return
+        self._cursor = marks.cursor
+        self._remember_cancelled(marks.keys)
+
+    def _remember_cancelled(self, keys: Iterable[Key]) -> None:
+        new: set[bytes] = set()
+        for bundle, index in keys:
+            indexes = self._cancelled.setdefault(bundle, set())
+            if index not in indexes:
+                indexes.add(index)
+                new.add(bundle)
+        while len(self._cancelled) > _MOST_MARKS:
+            del self._cancelled[next(iter(self._cancelled))]
+        if new:
+            self._put_back(self._staff.recall_bundles(new))
 
     def _announce(self, lifetime: float) -> None:
         colors, tasks = tuple(self._plan.colors), tuple(sorted(self._tasks))
@@ -461,12 +604,13 @@ class Supervisor:
     def _is_over(self) -> bool:
         if self._stops:
             is_out_of_time = self._stops > 1 or (self._stop_at and self._clock.monotonic() >= self._stop_at)
-            return self._assigner.is_idle and bool(is_out_of_time or not self._unsettled)
+            return self._staff.is_idle and bool(is_out_of_time or not self._unsettled)
         if not self._plan.burst:
             return False
-        needed = 1 if self._link.keeps_claims else _BURST_LOOKS
-        is_idle = self._assigner.is_idle and self._ready.is_empty and not self._unsettled and not self._ledger
-        return is_idle and self._empty_takes >= needed
+        if not self._staff.is_idle or not self._ready.is_empty or self._unsettled or self._ledger:
+            return False
+        quiet = 0.0 if self._link.keeps_claims else _BURST_QUIET
+        return self._empty_takes > 0 and self._clock.monotonic() - self._taken_at >= quiet
 
     def _wind_down(self) -> None:
         if not self._stop_at:
@@ -491,17 +635,22 @@ class Supervisor:
         lane = self._link.lane
         if lane is None:
             return
-        whole = [hold.delivery for hold in self._holds if hold.is_untouched]
+        ours = [hold for hold in self._holds if not hold.delivery.is_lost]
+        whole = [hold.delivery for hold in ours if hold.is_untouched]
         whole += [delivery for _, delivery in self._postponed]
-        parts = [hold for hold in self._holds if not hold.is_untouched and hold.pending]
-        entries = [hold.settled() for hold in parts]
-        for hold, entry in zip(parts, entries, strict=True):
-            entry.successors.append(hold.remainder())
-            entry.is_complete = True
+        parts = [
+            Settled(hold.delivery, successors=[hold.remainder()], is_complete=True, reply=hold.bundle.reply)
+            for hold in ours
+            if hold.left and not hold.is_untouched
+        ]
         if whole:
             self._try(lane.give_back, whole)
-        if entries and self._link.lane is not None:
-            self._try(write, entries, lane, self._link.results, self._link.door)
+        if parts and self._link.lane is not None:
+            self._try(write, parts, lane, self._link.results, self._link.door)
+
+
+def _split(part: Part) -> list[Part]:
+    return [Part(part.hold, at, at + 1) for at in range(part.at, part.end)]
 
 
 def _drain(sock: socket.socket) -> None:

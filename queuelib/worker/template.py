@@ -21,17 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 from queuelib.errors import WorkerError
 from queuelib.worker import process
-from queuelib.worker.child import SLOT_BYTES, Slot, serve
+from queuelib.worker.child import serve
 from queuelib.worker.execute import Executor
 from queuelib.worker.frames import FrameReader, send_frame
 from queuelib.worker.loading import load
+from queuelib.worker.shared import Slot
 
 if TYPE_CHECKING:
     from queuelib.dispatcher import Dispatcher
 
 __all__ = ["main", "manifest_of"]
 
-_FDS = 3  # a child's socket, its tokens, the shared slots
+_FDS = 4  # a child's socket, its tokens, its shared memory, the bell of all
 
 
 def main() -> None:
@@ -79,7 +80,7 @@ def _serve(control: socket.socket, dispatcher: Dispatcher, worker: str, supervis
         data, fds, _, _ = socket.recv_fds(control, 64, _FDS)
         if not data:
             break
-        pid = _fork_twice(partial(_run_child, fds, int(data), dispatcher, worker, supervisor), control)
+        pid = _fork_twice(partial(_run_child, fds, dispatcher, worker, supervisor), control)
         for fd in fds:
             os.close(fd)
         _forget_ended(children)
@@ -116,7 +117,7 @@ def _forget_ended(children: dict[int, int]) -> None:
             del children[pid]
 
 
-def _run_child(fds: list[int], index: int, dispatcher: Dispatcher, worker: str, supervisor: int) -> None:
+def _run_child(fds: list[int], dispatcher: Dispatcher, worker: str, supervisor: int) -> None:
     status = 1
     try:
         while os.getppid() != supervisor:  # until the middle process is gone and we are adopted
@@ -126,10 +127,10 @@ def _run_child(fds: list[int], index: int, dispatcher: Dispatcher, worker: str, 
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.environ["QUEUELIB_WORKER_NAME"] = worker
-        memory = mmap.mmap(fds[2], 0)
-        serve(
-            socket.socket(fileno=fds[0]), fds[1], Slot(memory, index * SLOT_BYTES), Executor(dispatcher, worker), worker
-        )
+        sock, tokens, memory, bell = fds
+        slot = Slot(mmap.mmap(memory, 0))
+        os.close(memory)
+        serve(socket.socket(fileno=sock), (tokens, bell), slot, Executor(dispatcher, worker), worker)
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from queuelib import plugins
+from queuelib.ids import Key, new_bundle_id
+from queuelib.outcome import FAILED, RUNNING, Record
 from queuelib.ports import Redelivery, ResultCapabilities, TransportCapabilities
 from queuelib.testing import ResultConformance, SettlementConformance, TransportConformance
+from queuelib.testing.conformance import span
+from queuelib_sqlite.store import LAYOUT, Store
 
 
 @pytest.fixture
@@ -34,6 +42,46 @@ class TestResults(ResultConformance):
     """The same file."""
 
     expected = ResultCapabilities(records=True, survives_restart=True, cancels_at_once=True)
+
+
+def test_span_is_one_row(tmp_path: Path) -> None:
+    """A span over nothing but states on the way is kept whole, and each of its jobs is answered with it."""
+    results = plugins.backend_for(f"sqlite:///{tmp_path}/a.db").results(f"sqlite:///{tmp_path}/a.db", "lab", 3600.0)
+    done = span(100)
+    results.store([Record(done.keys[7], RUNNING, 1, b"", time.time())])
+    assert results.store([done]) == [True]
+    assert results.fetch(done.keys) == [done] * 100
+    assert results.fetch([done.keys[99]]) == [done]
+    results.close()
+    with closing(sqlite3.connect(tmp_path / "a.db")) as connection:
+        rows = connection.execute("SELECT (SELECT count(*) FROM span), (SELECT count(*) FROM outcome)").fetchone()
+    assert rows == (1, 0)
+
+
+def test_kept_long_enough(tmp_path: Path) -> None:
+    """Spans are deleted with the single outcomes of their time."""
+    results = plugins.backend_for(f"sqlite:///{tmp_path}/a.db").results(f"sqlite:///{tmp_path}/a.db", "lab", 60.0)
+    old = new_bundle_id(time.time() - 100)
+    done = span(3, bundle=old)._replace(at=time.time() - 100)
+    single = Record(Key(old, 5), FAILED, 1, b"", time.time() - 100)
+    assert results.store([done, single]) == [True, True]
+    assert results.fetch([done.keys[1], single.key]) == [None, None]
+
+
+def test_older_layout_is_brought_up_to_date(tmp_path: Path) -> None:
+    """A file from before there were spans, and exchanges for plain kombu programs, gets their tables."""
+    path = tmp_path / "a.db"
+    first = Store(path)
+    assert first.connection.execute("PRAGMA user_version").fetchone() == (LAYOUT,)
+    for table in ("span", "exchange", "queue", "binding"):
+        first.connection.execute(f"DROP TABLE {table}")
+    first.connection.execute("PRAGMA user_version = 1")
+    first.close()
+    again = Store(path)
+    for table in ("span", "exchange", "queue", "binding"):
+        assert again.connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)  # noqa: S608 - no input
+    assert again.connection.execute("PRAGMA user_version").fetchone() == (LAYOUT,)
+    again.close()
 
 
 class TestSettlement(SettlementConformance):

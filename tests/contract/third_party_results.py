@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from queuelib.body import singles
 from queuelib.ids import Key
 from queuelib.message import Outgoing
 from queuelib.outcome import QUEUED, SCHEDULED, Record, supersedes
@@ -48,9 +49,10 @@ class JournalResults:
         self._append("bundle", *((frame.bundle, frame.size, frame.due or 0) for frame in frames))
 
     def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:
-        self._append("record", *((r.state, *r.key, r.attempt, r.body, r.at) for r in records))
+        jobs = [singles(record) for record in records]  # of a record of several successes, one each
+        self._append("record", *((r.state, *r.key, r.attempt, r.body, r.at) for some in jobs for r in some))
         now = self._records()
-        return [now.get(record.key) == record for record in records]
+        return [all(now.get(one.key) == one for one in some) for some in jobs]
 
     def fetch(self, keys: Sequence[Key]) -> list[Record | None]:
         records = self._records()

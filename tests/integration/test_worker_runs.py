@@ -303,7 +303,7 @@ def test_unknown_task_and_newer_version_are_given_back_first(lab: Lab) -> None:
 def test_unknown_task_is_retried_on_request(lab: Lab) -> None:
     """`failed retry` puts it back under its own id, for a worker that knows the task by then."""
     bundle = _bundle("deeds.square", lab.deeds.square._definition.schema, (6,))
-    unknown = Bundle(bundle.id, "nobody.knows", "yellow", 1, range(1), bundle.arguments)
+    unknown = Bundle(bundle.id, "nobody.knows", "yellow", 1, range(1), bundle.column)
     lab.open_lane().publish([outgoing(unknown)], 5.0)
     name = job_id(bundle.id, 0)
     assert lab.worker("--burst", "--processes", "1", "--unknown-for", "0").wait() == 0
@@ -358,11 +358,11 @@ def _submit_unknown(lab: Lab) -> Job[Any]:
 
 
 def _bundle(task: str, schema: Any, arguments: tuple[Any, ...]) -> Bundle:
-    packed = schema.pack(arguments, {})
-    return Bundle(new_bundle_id(time.time()), task, "yellow", 1, range(1), [packed], schema=schema.hash)
+    column = schema.pack_rows([arguments])
+    return Bundle(new_bundle_id(time.time()), task, "yellow", 1, range(1), column, schema=schema.hash)
 
 
 def _frame() -> bytes:
-    frame = encode(Bundle(new_bundle_id(time.time()), "deeds.square", "yellow", 1, range(1), [b"\x91\x01"]))
+    frame = encode(Bundle(new_bundle_id(time.time()), "deeds.square", "yellow", 1, range(1), b"\x91\x91\x01"))
     assert Key(decode(frame).id, 0)
     return frame

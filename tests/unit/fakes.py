@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from queuelib import envelope
+from queuelib import codec, envelope
 from queuelib.clock import Clock
 from queuelib.message import Bundle, Limits
 from queuelib.ports import Delivery
-from queuelib.worker.lease import Hold, Member
+from queuelib.worker.lease import Hold, Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -106,14 +106,18 @@ class FakeDoor:
 
 
 def make_bundle(count: int = 1, **changes: Any) -> Bundle:
-    """Return a bundle of `count` jobs of the task `lab.work` in yellow."""
+    """Return a bundle of `count` jobs of the task `lab.work` in yellow, each with its place as its argument.
+
+    `arguments`, one encoded list for each job, stands for `column`.
+    """
+    arguments = changes.pop("arguments", [codec.encode([number]) for number in range(count)])
     fields: dict[str, Any] = {
         "id": BUNDLE_ID,
         "task": "lab.work",
         "color": "yellow",
         "size": count,
         "indexes": range(count),
-        "arguments": [b"%d" % number for number in range(count)],
+        "column": codec.encoded_list(arguments),
         **changes,
     }
     return Bundle(**fields)
@@ -127,16 +131,20 @@ def make_delivery(bundle: Bundle | None = None, **changes: Any) -> Delivery:
 
 
 def make_hold(bundle: Bundle | None = None) -> Hold:
-    """Return a delivery in hand, with every job of it pending."""
+    """Return a delivery in hand, with every job of it waiting."""
     bundle = bundle or make_bundle()
-    hold = Hold(make_delivery(bundle), bundle)
-    hold.pending = {position: Member(hold, position) for position in range(len(bundle.indexes))}
-    return hold
+    return Hold(make_delivery(bundle), bundle)
 
 
-def make_member(bundle: Bundle | None = None) -> Member:
-    """Return the first job of a bundle in hand."""
-    return make_hold(bundle).pending[0]
+def make_part(bundle: Bundle | None = None) -> Part:
+    """Return all jobs of a bundle in hand, as one part."""
+    hold = make_hold(bundle)
+    return Part(hold, 0, len(hold.bundle.indexes))
+
+
+def positions(parts: Iterable[Part]) -> list[int]:
+    """Return the positions of the jobs in some parts, in order."""
+    return [at for part in parts for at in range(part.at, part.end)]
 
 
 def verbs(log: Iterable[tuple[str, Any]]) -> list[str]:
@@ -167,7 +175,7 @@ def bundles(draw: st.DrawFn) -> Bundle:
         color=draw(NAMES),
         size=size,
         indexes=indexes,
-        arguments=[draw(st.binary(max_size=8)) for _ in indexes],
+        column=codec.encoded_list([codec.encode([draw(st.integers(0, 9))]) for _ in indexes]),
         schema=draw(st.binary(max_size=8)),
         limits=draw(LIMITS),
         submitted=draw(TIMES),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import socket
 import threading
+import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from queuelib import codec
+from queuelib.context import current_job
 from queuelib.ids import Key, job_id
 from queuelib.outcome import Again, Done, Failed, Outcome, Quarantined
-from queuelib.worker.child import DROP, JOBS, SLOT_BYTES, STOP, Slot, outcome_from, serve
+from queuelib.worker.child import DROP, JOBS, STOP, Lot, outcome_from, serve
 from queuelib.worker.frames import FrameReader, pack_frame
+from queuelib.worker.shared import SHARED_BYTES, Ring, Slot
 from tests.unit.fakes import BUNDLE_ID
 
 if TYPE_CHECKING:
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
     from queuelib.context import Running
 
 PATIENCE = 5.0  # seconds until a child that says nothing fails the test
-OUTCOMES: list[Outcome] = [Done(b"r"), Again(None, b"e"), Again(0.5, b"e"), Failed(b"e"), Quarantined("why")]
+OUTCOMES: list[Outcome] = [Done(b"\x07"), Again(None, b"e"), Again(0.5, b"e"), Failed(b"e"), Quarantined("why")]
 
 
 @dataclass
@@ -37,7 +42,7 @@ class FakeExecutor:
     """
 
     outcomes: dict[int, Outcome] = field(default_factory=dict[int, Outcome])
-    ran: list[tuple[Running, bytes, bytes, float | None]] = field(default_factory=list[Any])
+    ran: list[tuple[Running, Lot]] = field(default_factory=list[Any])
     slots: list[int] = field(default_factory=list[int])
     slot: Slot | None = None
     gate: threading.Event = field(default_factory=threading.Event)
@@ -46,33 +51,44 @@ class FakeExecutor:
     def __post_init__(self) -> None:
         self.gate.set()
 
-    def run(self, job: Running, schema: bytes, arguments: bytes, timeout: float | None) -> Outcome:
+    def run(self, lot: Lot) -> Outcome:
         """Note the job, wait at the gate, and return its outcome."""
         assert self.slot is not None
         self.slots.append(self.slot.running()[0])
-        self.ran.append((job, schema, arguments, timeout))
+        job = current_job()
+        self.ran.append((job, lot))
         self.started.release()
         assert self.gate.wait(PATIENCE)
-        return self.outcomes.get(job.key.index, Done(arguments))
+        return self.outcomes.get(job.key.index, Done(codec.encode(job.key.index)))
 
     @property
     def indexes(self) -> list[int]:
         """Which jobs were run, in order."""
-        return [job.key.index for job, *_ in self.ran]
+        return [job.key.index for job, _ in self.ran]
 
 
 class Supervisor:
     """The other end: hands over, recalls and listens as the supervisor does, step by step."""
 
-    def __init__(self, sock: socket.socket, tokens: int, slot: Slot, executor: FakeExecutor) -> None:
-        self.sock, self.tokens, self.slot, self.executor = sock, tokens, slot, executor
+    def __init__(self, sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: FakeExecutor) -> None:
+        self.sock, self.slot, self.executor = sock, slot, executor
+        self.tokens, self.bell = fds
         self.reader = FrameReader(sock)
+        self.ring = Ring(slot)
+        self.results: list[int] = []
+        self.others: list[list[Any]] = []
         self.thread: threading.Thread | None = None
 
-    def send(self, *numbers: int) -> None:
-        """Send jobs without a token."""
-        entries = [(n, "lab.work", b"schema", BUNDLE_ID, n, 3, 2.5, b"arguments") for n in numbers]
-        self.sock.sendall(pack_frame((JOBS, entries)))
+    def send(self, *numbers: int, indexes: list[int] | None = None) -> None:
+        """Send jobs without a token: in one lot, where the number is the position; each number is a run of its own."""
+        lot = ("lab.work", b"schema", 2.5, BUNDLE_ID, indexes, 3, b"column")
+        runs = [(number, 0, number, number + 1) for number in numbers]
+        self.sock.sendall(pack_frame((JOBS, ([lot], runs))))
+
+    def send_run(self, number: int, at: int, end: int) -> None:
+        """Send jobs that follow each other as one run, without tokens."""
+        lot = ("lab.work", b"schema", None, BUNDLE_ID, None, 1, b"column")
+        self.sock.sendall(pack_frame((JOBS, ([lot], [(number, 0, at, end)]))))
 
     def hand(self, *numbers: int) -> None:
         """Send jobs and a token for each."""
@@ -91,14 +107,32 @@ class Supervisor:
         self.sock.sendall(pack_frame((STOP, None)))
         os.eventfd_write(self.tokens, 1)
 
-    def report(self) -> list[Any]:
-        """Return the next frame from the child."""
-        frame: list[Any] = self.reader.next()
-        return frame
+    def report(self, number: int) -> Outcome:
+        """Wait for the next outcome, which has to be that of a job."""
+        end = time.monotonic() + PATIENCE
+        while not self.results and not self.others:
+            fds = [self.bell, self.sock.fileno()]
+            ready = select.select(fds, [], [], max(0.0, end - time.monotonic()))[0]
+            assert ready, "it did not ring"
+            if self.bell in ready:
+                os.eventfd_read(self.bell)
+                # It rings at most every 2 ms while it has more to run: what it wrote since is there without a ring.
+                if not self.ring.has_more:
+                    time.sleep(0.002)
+            batch = self.ring.read()
+            self.results += codec.decode(codec.joined_list(batch.count, batch.data))
+            if self.sock.fileno() in ready or select.select([self.sock], [], [], 0)[0]:
+                self.others += self.reader.ready()[0]
+        if self.others and (not self.results or self.others[0][0] == number):
+            first, seconds, *fields = self.others.pop(0)
+            assert first == number
+            assert 0.0 <= seconds < PATIENCE
+            return outcome_from(fields)
+        return Done(codec.encode(self.results.pop(0)))
 
-    def numbers(self, count: int) -> list[int]:
-        """Return the numbers of the next reports."""
-        return [self.report()[0] for _ in range(count)]
+    def are_reported(self, *numbers: int) -> bool:
+        """Wait until jobs were reported, in this order."""
+        return all(self.report(number) == Done(codec.encode(number)) for number in numbers)
 
     def has_ended(self) -> bool:
         """Wait for the child's end."""
@@ -112,62 +146,85 @@ def child(executor: FakeExecutor) -> Iterator[Supervisor]:
     """Run a child in a thread; at the end it is gone, whatever the test did."""
     ours, theirs = socket.socketpair()
     tokens = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-    slot = Slot(mmap.mmap(-1, SLOT_BYTES), 0)
-    slot.clear()
-    executor.slot = slot
+    bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    slot = executor.slot = Slot(mmap.mmap(-1, SHARED_BYTES))
     ours.settimeout(PATIENCE)
-    supervisor = Supervisor(ours, tokens, slot, executor)
-    arguments: tuple[Any, ...] = (theirs, tokens, slot, executor, "w1")
+    supervisor = Supervisor(ours, (tokens, bell), slot, executor)
+    arguments: tuple[Any, ...] = (theirs, (tokens, bell), slot, executor, "w1")
     supervisor.thread = threading.Thread(target=serve, args=arguments, daemon=True)
     supervisor.thread.start()
     try:
         with closing(ours):
-            assert supervisor.report() == ["hello", os.getpid()]
+            assert supervisor.reader.next() == ["hello", os.getpid()]
             yield supervisor
     finally:
         executor.gate.set()
         assert supervisor.has_ended()
         theirs.close()
         os.close(tokens)
+        os.close(bell)
 
 
 class TestRun:
     """Jobs that were handed over with their tokens."""
 
     def test_in_order_and_each_reported(self) -> None:
-        """Every job is run once, in order, and reported with its number and the time it took."""
+        """Every job is run once, in order, and reported with its number."""
         with child(FakeExecutor()) as supervisor:
             supervisor.hand(1, 2)
             supervisor.hand(3)
-            reports = [supervisor.report() for _ in range(3)]
-            assert [report[0] for report in reports] == [1, 2, 3]
-            assert all(0.0 <= report[1] < PATIENCE for report in reports)
+            assert supervisor.are_reported(1, 2, 3)
             assert supervisor.executor.indexes == [1, 2, 3]
+
+    def test_a_run_is_one_job_after_the_other(self) -> None:
+        """Jobs that follow each other in a bundle come as one run, with one number after the other."""
+        with child(FakeExecutor()) as supervisor:
+            supervisor.send_run(5, 5, 9)
+            os.eventfd_write(supervisor.tokens, 4)
+            assert supervisor.are_reported(5, 6, 7, 8)
+            assert supervisor.executor.indexes == [5, 6, 7, 8]
+            assert len({id(lot) for _, lot in supervisor.executor.ran}) == 1
+
+    def test_the_jobs_of_a_part_have_their_own_indexes(self) -> None:
+        """In a part of a bundle the first job is not number 0."""
+        with child(FakeExecutor()) as supervisor:
+            supervisor.send(1, 2, indexes=[40, 41, 49])
+            os.eventfd_write(supervisor.tokens, 2)
+            assert [supervisor.report(number) for number in (1, 2)] == [Done(codec.encode(41)), Done(codec.encode(49))]
 
     @pytest.mark.parametrize("outcome", OUTCOMES)
     def test_every_outcome_crosses(self, outcome: Outcome) -> None:
         """What the handler led to is read on the other side as it was."""
         with child(FakeExecutor({1: outcome})) as supervisor:
             supervisor.hand(1)
-            assert outcome_from(supervisor.report()[2:]) == outcome
+            assert supervisor.report(1) == outcome
+
+    def test_what_has_no_room_in_the_ring_comes_by_the_socket(self) -> None:
+        """In its turn."""
+        large = Done(bytes(1_000_000))
+        with child(FakeExecutor({2: large})) as supervisor:
+            supervisor.hand(1, 2, 3)
+            assert supervisor.are_reported(1)
+            assert supervisor.report(2) == large
+            assert supervisor.are_reported(3)
 
     def test_what_the_handler_can_know(self) -> None:
         """The job's id, task and attempt, the worker's name, and its own limit."""
         with child(FakeExecutor()) as supervisor:
             supervisor.hand(7)
-            supervisor.report()
-            ((job, schema, arguments, timeout),) = supervisor.executor.ran
+            supervisor.report(7)
+            ((job, lot),) = supervisor.executor.ran
             assert (job.key, job.task, job.attempt, job.worker) == (Key(BUNDLE_ID, 7), "lab.work", 3, "w1")
             assert job.id == job_id(BUNDLE_ID, 7)
-            assert (schema, arguments, timeout) == (b"schema", b"arguments", 2.5)
+            assert (lot.schema, lot.column, lot.timeout) == (b"schema", b"column", 2.5)
 
     def test_the_slot_says_what_runs(self) -> None:
         """While a job runs its number stands in the shared memory, and nothing once it is reported."""
         with child(FakeExecutor()) as supervisor:
             supervisor.hand(4, 5)
-            assert supervisor.numbers(2) == [4, 5]
+            assert supervisor.are_reported(4, 5)
             assert supervisor.executor.slots == [4, 5]
-            assert supervisor.slot.running()[0] == -1
+            assert supervisor.slot.running()[0] == 0
 
 
 class TestTokens:
@@ -178,10 +235,10 @@ class TestTokens:
         with child(FakeExecutor()) as supervisor:
             supervisor.send(1, 2)
             os.eventfd_write(supervisor.tokens, 1)
-            assert supervisor.numbers(1) == [1]
+            assert supervisor.are_reported(1)
             supervisor.recall(first=2, count=0, epoch=1)
             supervisor.hand(3)
-            assert supervisor.numbers(1) == [3]
+            assert supervisor.are_reported(3)
             assert supervisor.executor.indexes == [1, 3]
 
     def test_the_unstarted_tail_is_recalled(self) -> None:
@@ -196,7 +253,7 @@ class TestTokens:
                 os.eventfd_read(supervisor.tokens)
             supervisor.hand(4)
             executor.gate.set()
-            assert supervisor.numbers(2) == [1, 4]
+            assert supervisor.are_reported(1, 4)
             assert executor.indexes == [1, 4]
 
     def test_a_part_of_the_tail_is_recalled(self) -> None:
@@ -209,9 +266,23 @@ class TestTokens:
             supervisor.recall(first=3, count=2, epoch=1)
             executor.gate.set()
             supervisor.stop()
-            assert supervisor.numbers(2) == [1, 2]
+            assert supervisor.are_reported(1, 2)
             assert supervisor.has_ended()
             assert executor.indexes == [1, 2]
+
+    def test_a_part_of_a_run_is_recalled(self) -> None:
+        """A run that lies on both sides of the number is cut there."""
+        executor = FakeExecutor()
+        with child(executor) as supervisor:
+            executor.gate.clear()
+            supervisor.send_run(1, 1, 9)
+            os.eventfd_write(supervisor.tokens, 8)
+            assert executor.started.acquire(timeout=PATIENCE)
+            supervisor.recall(first=4, count=5, epoch=1)
+            supervisor.hand(20)
+            executor.gate.set()
+            assert supervisor.are_reported(1, 2, 3, 20)
+            assert executor.indexes == [1, 2, 3, 20]
 
     def test_jobs_recalled_before_they_were_read(self) -> None:
         """Several recalls in a row are all obeyed, though the child reads them only when it is done."""
@@ -226,7 +297,7 @@ class TestTokens:
                 assert second == first + 2
             supervisor.hand(9)
             executor.gate.set()
-            assert supervisor.numbers(2) == [1, 9]
+            assert supervisor.are_reported(1, 9)
 
 
 class TestEnd:
@@ -237,7 +308,7 @@ class TestEnd:
         with child(FakeExecutor()) as supervisor:
             supervisor.hand(1, 2)
             supervisor.stop()
-            assert supervisor.numbers(2) == [1, 2]
+            assert supervisor.are_reported(1, 2)
             assert supervisor.has_ended()
 
     def test_an_idle_child_ends_with_its_supervisor(self) -> None:
@@ -254,3 +325,12 @@ class TestEnd:
             supervisor.sock.close()
             assert supervisor.has_ended()
         assert executor.indexes == []
+
+
+@pytest.mark.parametrize(
+    "fields", [[], [0], [0, "text"], [4, b""], [1, b""], [1, "soon", b""], [3, b"why"], [2, b"", 0]]
+)
+def test_shapes_that_are_no_report(fields: list[Any]) -> None:
+    """A field too few, too many or of another type: user code wrote to the socket."""
+    with pytest.raises(ValueError, match="not a report of a child"):
+        outcome_from(fields)

@@ -6,20 +6,21 @@ import mmap
 import os
 import socket
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from queuelib.outcome import Done
-from queuelib.worker.child import DROP, JOBS, SLOT_BYTES, STOP, Slot
-from queuelib.worker.children import Child
+from queuelib import codec
+from queuelib.outcome import Failed
+from queuelib.worker.child import DROP, JOBS, STOP
+from queuelib.worker.children import Child, Report, Successes
 from queuelib.worker.frames import FrameReader, send_frame
-from tests.unit.fakes import BUNDLE_ID, make_bundle, make_hold
+from queuelib.worker.lease import Part
+from queuelib.worker.shared import SHARED_BYTES, Outbox, Slot
+from tests.unit.fakes import BUNDLE_ID, make_bundle, make_part, positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from queuelib.worker.lease import Member
 
 
 class Pair:
@@ -28,20 +29,39 @@ class Pair:
     def __init__(self) -> None:
         ours, self.theirs = socket.socketpair()
         tokens = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.child = Child(0, ours, tokens, Slot(mmap.mmap(-1, SLOT_BYTES), 0))
+        memory = mmap.mmap(-1, SHARED_BYTES)
+        self.child = Child(ours, tokens, Slot(memory))
+        self.slot = Slot(memory)
+        self.outbox = Outbox(self.slot)
         self.reader = FrameReader(self.theirs)
 
-    def start(self) -> None:
-        """Take a token, as a child does before each start."""
-        os.eventfd_read(self.child.tokens)
+    def start(self, count: int = 1) -> None:
+        """Take tokens, as a child does before each start."""
+        for _ in range(count):
+            os.eventfd_read(self.child.tokens)
 
     def report(self, number: int) -> None:
-        """Report a job as done."""
-        send_frame(self.theirs, (number, 0.25, 0, b"r"))
+        """Report the next job as done, through the ring."""
+        assert self.outbox.put(codec.encode(number), 0.25)
+
+    def send(self, number: int, *fields: Any) -> None:
+        """Report a job through the socket."""
+        send_frame(self.theirs, (number, 0.25, *fields))
 
     def frames(self) -> list[int]:
         """Return the kinds of frames that have come."""
         return [kind for kind, _ in self.reader.ready()[0]]
+
+    @property
+    def tokens(self) -> int:
+        """Take all tokens that are left, and return how many they were."""
+        count = 0
+        while True:
+            try:
+                self.start()
+            except BlockingIOError:
+                return count
+            count += 1
 
 
 @pytest.fixture
@@ -52,120 +72,278 @@ def pair() -> Iterator[Pair]:
         yield made
 
 
-def jobs(count: int) -> list[Member]:
+def jobs(count: int) -> Part:
     """Return jobs of one delivery."""
-    return list(make_hold(make_bundle(count, schema=b"schema", attempt=2)).pending.values())
+    return make_part(make_bundle(count, schema=b"schema", attempt=2))
 
 
-def test_what_a_child_gets(pair: Pair) -> None:
-    """A number, the task, the types, the job's id, its attempt, limit and arguments; and a token each."""
-    members = jobs(2)
-    pair.child.hand(members)
-    values, _ = pair.reader.ready()
-    assert values == [
-        [JOBS, [[n + 1, "lab.work", b"schema", BUNDLE_ID, n, 2, None, b"%d" % n] for n in range(2)]],
-    ]
-    pair.start()
-    pair.start()
-    with pytest.raises(BlockingIOError):
-        pair.start()
+class TestHand:
+    """What a child gets."""
 
+    def test_a_lot_and_a_run(self, pair: Pair) -> None:
+        """What the bundle says once, which of its jobs under which numbers, and a token for each."""
+        part = jobs(2)
+        pair.child.hand([part])
+        column = codec.encoded_list([codec.encode([0]), codec.encode([1])])
+        lot = ["lab.work", b"schema", None, BUNDLE_ID, None, 2, column]
+        assert pair.reader.ready()[0] == [[JOBS, [[lot], [[1, 0, 0, 2]]]]]
+        assert pair.tokens == 2
+        assert part.hold.has_handed
 
-def test_the_unstarted_tail_is_recalled(pair: Pair) -> None:
-    """In its order; the job whose token the child has taken stays, and the child is told what to drop."""
-    members = jobs(4)
-    pair.child.hand(members)
-    pair.start()
-    assert pair.child.recall() == members[1:]
-    assert list(pair.child.handed) == members[:1]
-    assert [member.number for member in members] == [1, 0, 0, 0]
-    assert pair.reader.ready()[0][1] == [DROP, [2, 1]]
-    assert pair.child.slot.epoch == 1
-    assert pair.child.recall() == []
-    assert pair.frames() == []
+    def test_parts_of_one_bundle_share_its_lot(self, pair: Pair) -> None:
+        """The column travels once a frame, however its jobs are mixed with others."""
+        one, other = jobs(5), make_part(make_bundle(1, id=b"o" * 16))
+        first, second = one.cut(2), one.cut(1)
+        pair.child.hand([first, other, second])
+        ((_, (lots, runs)),) = pair.reader.ready()[0]
+        assert [lot[3] for lot in lots] == [BUNDLE_ID, b"o" * 16]
+        assert runs == [[1, 0, 0, 2], [3, 1, 0, 1], [4, 0, 2, 3]]
+        assert (pair.child.unreported, pair.tokens) == (4, 4)
 
+    def test_a_part_of_a_bundle_says_which_jobs_it_has(self, pair: Pair) -> None:
+        """By their indexes, where those are not their places."""
+        part = make_part(make_bundle(2, size=9, indexes=[4, 7]))
+        pair.child.hand([part])
+        ((_, (lots, _)),) = pair.reader.ready()[0]
+        assert lots[0][4] == [4, 7]
 
-def test_numbers_are_never_used_again(pair: Pair) -> None:
-    """A job handed over after a recall has a new one, so that no report is taken for another's."""
-    members = jobs(2)
-    pair.child.hand(members)
-    assert pair.child.recall() == members
-    pair.child.hand(members)
-    assert [member.number for member in members] == [3, 4]
+    def test_numbers_are_never_used_again(self, pair: Pair) -> None:
+        """A job handed over after a recall has a new one, so that no report is taken for another's."""
+        part = jobs(2)
+        pair.child.hand([part])
+        recalled = pair.child.recall()
+        assert recalled == [part]
+        pair.child.hand(recalled)
+        assert part.number == 3
 
-
-def test_a_retiring_child_keeps_what_it_runs(pair: Pair) -> None:
-    """The token of its stop is not that of its last job, which must not be started elsewhere while it runs."""
-    members = jobs(1)
-    pair.child.hand(members)
-    pair.start()
-    pair.child.stop()
-    assert pair.child.recall() == []
-    assert list(pair.child.handed) == members
-    assert pair.frames() == [JOBS, STOP]
-
-
-def test_reports_come_in_order(pair: Pair) -> None:
-    """Each ends the first job that was handed over, with its time and outcome."""
-    members = jobs(2)
-    pair.child.hand(members)
-    send_frame(pair.theirs, ("hello", 4711))
-    pair.report(1)
-    pair.report(2)
-    reports, is_closed = pair.child.reports()
-    assert [(r.member, r.elapsed, r.outcome) for r in reports] == [(m, 0.25, Done(b"r")) for m in members]
-    assert not is_closed
-    assert pair.child.done == 2
-
-
-def test_a_child_is_idle_when_it_has_nothing_to_do(pair: Pair) -> None:
-    """With a job in hand it is not, and neither while it is to end."""
-    states = [pair.child.is_idle]
-    pair.child.hand(jobs(1))
-    states.append(pair.child.is_idle)
-    pair.report(1)
-    pair.child.reports()
-    states.append(pair.child.is_idle)
-    pair.child.stop()
-    states.append(pair.child.is_idle)
-    assert states == [True, False, True, False]
-
-
-@pytest.mark.parametrize("number", [0, 2, 99])
-def test_a_child_names_only_what_it_was_handed(pair: Pair, number: int) -> None:
-    """A report of another job, or out of turn, is refused: user code wrote to the pipe."""
-    pair.child.hand(jobs(2))
-    pair.report(number)
-    with pytest.raises(ValueError, match="reported a job that it does not run"):
+    def test_the_work_before_it_is_counted(self, pair: Pair) -> None:
+        """In seconds and bytes, from the handing over to the report or the recall."""
+        part = jobs(4)
+        part.cost = 0.5
+        size = len(part.hold.bundle.column)
+        pair.child.hand([part])
+        assert (pair.child.ahead, pair.child.bytes_ahead) == (2.0, size)
+        pair.start(2)
+        pair.report(1)
         pair.child.reports()
+        assert (pair.child.ahead, pair.child.bytes_ahead) == (1.5, size)
+        pair.child.recall()
+        assert (pair.child.ahead, pair.child.bytes_ahead) == (0.5, size)
+        pair.report(2)
+        pair.child.reports()
+        assert (pair.child.ahead, pair.child.bytes_ahead) == (0.0, 0)
 
 
-def test_what_a_dead_child_was_running(pair: Pair) -> None:
-    """The job whose token is gone and whose outcome is not here; none if it had reported all that it started."""
-    members = jobs(3)
-    pair.child.hand(members)
-    pair.start()
-    pair.report(1)
-    pair.child.reports()
-    pair.start()
-    assert pair.child.started_but_unreported() is members[1]
+class TestRecall:
+    """What is taken back."""
+
+    @pytest.mark.parametrize("started", [1, 2, 3])
+    def test_the_unstarted_tail(self, pair: Pair, started: int) -> None:
+        """What the child has taken tokens for stays, and it is told what to drop; a run is cut where it must be."""
+        pair.child.hand([jobs(4)])
+        pair.start(started)
+        recalled = pair.child.recall()
+        assert positions(recalled) == list(range(started, 4))
+        assert positions(pair.child.handed) == list(range(started))
+        assert pair.reader.ready()[0][1] == [DROP, [started + 1, 1]]
+        assert pair.slot.epoch == 1
+        assert pair.child.recall() == []
+        assert pair.frames() == []
+
+    def test_whole_parts_come_back_as_they_were(self, pair: Pair) -> None:
+        """In their order."""
+        first, second, third = jobs(1), jobs(3), jobs(2)
+        pair.child.hand([first, second, third])
+        pair.start()
+        assert pair.child.recall() == [second, third]
+        assert list(pair.child.handed) == [first]
+
+    def test_a_retiring_child_keeps_what_it_runs(self, pair: Pair) -> None:
+        """The token of its stop is not that of its last job, which must not be started elsewhere while it runs."""
+        part = jobs(1)
+        pair.child.hand([part])
+        pair.start()
+        pair.child.stop()
+        assert pair.child.recall() == []
+        assert list(pair.child.handed) == [part]
+        assert pair.frames() == [JOBS, STOP]
 
 
-def test_a_dead_child_that_ran_nothing(pair: Pair) -> None:
-    """A death between jobs counts against none of them."""
-    pair.child.hand(jobs(3))
-    pair.start()
-    pair.report(1)
-    pair.child.reports()
-    assert pair.child.started_but_unreported() is None
+class TestReports:
+    """What a child says."""
+
+    def test_successes_in_a_row_are_one_report(self, pair: Pair) -> None:
+        """With their results, and the time they took together; they end the first jobs that were handed over."""
+        part = jobs(3)
+        pair.child.pid = 4711
+        pair.child.hand([part])
+        pair.report(1)
+        pair.report(2)
+        assert pair.child.reports() == [Successes(part.hold, 0, 2, b"\x01\x02", 0.5, 4711)]
+        assert (pair.child.done, pair.child.unreported, positions(pair.child.handed)) == (2, 1, [2])
+
+    def test_each_delivery_has_its_own(self, pair: Pair) -> None:
+        """A report never spans two of them."""
+        one, other = jobs(1), jobs(2)
+        pair.child.hand([one, other])
+        for number in (1, 2, 3):
+            pair.report(number)
+        assert pair.child.reports() == [
+            Successes(one.hold, 0, 1, b"\x01", 0.25, 0),
+            Successes(other.hold, 0, 2, b"\x02\x03", 0.5, 0),
+        ]
+        assert pair.child.is_idle
+
+    def test_other_outcomes_stand_alone(self, pair: Pair) -> None:
+        """In their order between the successes."""
+        part = jobs(3)
+        pair.child.hand([part])
+        pair.report(1)
+        pair.send(2, 2, b"no")
+        pair.report(3)
+        assert pair.child.reports() == [
+            Successes(part.hold, 0, 1, b"\x01", 0.25, 0),
+            Report(part.hold, 1, Failed(b"no"), 0.25),
+            Successes(part.hold, 2, 1, b"\x03", 0.25, 0),
+        ]
+
+    def test_a_large_or_long_success_comes_by_the_socket(self, pair: Pair) -> None:
+        """And is one like any other, in its turn, with its own time."""
+        part = jobs(3)
+        pair.child.hand([part])
+        pair.report(1)
+        pair.send(2, 0, b"large")
+        pair.report(3)
+        assert pair.child.reports() == [
+            Successes(part.hold, 0, 1, b"\x01", 0.25, 0),
+            Successes(part.hold, 1, 1, b"large", 0.25, 0),
+            Successes(part.hold, 2, 1, b"\x03", 0.25, 0),
+        ]
+
+    def test_what_came_by_the_socket_waits_for_its_neighbors(self, pair: Pair) -> None:
+        """The ring may be read a moment before they are in it."""
+        part = jobs(2)
+        pair.child.hand([part])
+        pair.send(2, 2, b"no")
+        assert not pair.child.read()
+        assert pair.child.reports() == []
+        pair.report(1)
+        assert [report.at for report in pair.child.reports()] == [0, 1]
+
+    def test_a_child_is_idle_when_it_has_nothing_to_do(self, pair: Pair) -> None:
+        """With a job in hand it is not, and neither while it is to end."""
+        states = [pair.child.is_idle]
+        pair.child.hand([jobs(1)])
+        states.append(pair.child.is_idle)
+        pair.report(1)
+        pair.child.reports()
+        states.append(pair.child.is_idle)
+        pair.child.stop()
+        states.append(pair.child.is_idle)
+        assert states == [True, False, True, False]
+
+    @pytest.mark.parametrize("number", [0, -1])
+    def test_a_child_names_only_what_it_was_handed(self, pair: Pair, number: int) -> None:
+        """A report of a job that it had reported before is refused: user code wrote there."""
+        pair.child.hand([jobs(2)])
+        pair.send(number, 0, b"r")
+        assert not pair.child.read()
+        with pytest.raises(ValueError, match="reported a job that it does not run"):
+            pair.child.reports()
+
+    def test_a_child_reports_no_more_than_it_was_handed(self, pair: Pair) -> None:
+        """However it does."""
+        pair.child.hand([jobs(1)])
+        pair.report(1)
+        pair.report(2)
+        with pytest.raises(ValueError, match="reported more jobs than it was handed"):
+            pair.child.reports()
+
+    @pytest.mark.parametrize("value", [b"bytes", [1], [1, 0.5, 9], ["1", 0.5, 0, b""], 7, [1, 0.5, 0, "text"]])
+    def test_what_is_no_report_is_refused(self, pair: Pair, value: Any) -> None:
+        """Of whichever shape."""
+        pair.child.hand([jobs(1)])
+        send_frame(pair.theirs, value)
+        with pytest.raises(ValueError, match="not a report of a child"):
+            for _ in range(2):
+                pair.child.read()
+                pair.child.reports()
+
+    def test_damage_is_looked_at_twice(self, pair: Pair) -> None:
+        """What one end wrote first may be seen last; what stays wrong was written by user code."""
+        pair.child.hand([jobs(1)])
+        pair.report(1)
+        pair.slot.memory[64] ^= 1
+        assert pair.child.reports() == []
+        with pytest.raises(ValueError, match="that is no result"):
+            pair.child.reports()
+
+    def test_what_runs(self, pair: Pair) -> None:
+        """The slot's number says it, if it is that of the first job that was not reported."""
+        part = jobs(2)
+        pair.child.hand([part])
+        assert pair.child.running() is None
+        pair.slot.begin(1, 12.5)
+        assert pair.child.running() == (part.hold, 0, 1, 12.5)
+        pair.report(1)
+        pair.child.reports()
+        assert pair.child.running() is None
+        pair.slot.begin(2, 13.5)
+        assert pair.child.running() == (part.hold, 1, 2, 13.5)
 
 
-def test_the_end_of_a_child_is_seen(pair: Pair) -> None:
-    """What it had reported before is not lost, and handing it more does not raise."""
-    pair.child.hand(jobs(1))
-    pair.report(1)
-    pair.theirs.close()
-    reports, _ = pair.child.reports()
-    assert len(reports) == 1
-    pair.child.hand(jobs(1))
-    assert pair.child.reports() == ([], True)
+class TestDeath:
+    """What a child leaves."""
+
+    def test_what_it_was_running(self, pair: Pair) -> None:
+        """The job whose token is gone and whose outcome is not here; the others come back."""
+        pair.child.hand([jobs(3)])
+        pair.start(2)
+        pair.report(1)
+        pair.child.reports()
+        unstarted, running = pair.child.leave()
+        assert running is not None
+        assert (positions([running]), running.number, positions(unstarted)) == ([1], 2, [2])
+        assert (pair.child.unreported, list(pair.child.handed)) == (0, [])
+
+    def test_nothing(self, pair: Pair) -> None:
+        """A death between jobs counts against none of them."""
+        pair.child.hand([jobs(3)])
+        pair.start()
+        pair.report(1)
+        pair.child.reports()
+        unstarted, running = pair.child.leave()
+        assert (positions(unstarted), running) == ([1, 2], None)
+
+    def test_while_it_was_to_end(self, pair: Pair) -> None:
+        """The token of its stop is not that of the job it ran, whose death counts."""
+        pair.child.hand([jobs(1)])
+        pair.start()
+        pair.child.stop()
+        unstarted, running = pair.child.leave()
+        assert unstarted == []
+        assert running is not None
+
+    def test_its_end_is_seen(self, pair: Pair) -> None:
+        """What it had reported before is not lost, and handing it more does not raise."""
+        pair.child.hand([jobs(1)])
+        pair.report(1)
+        pair.theirs.close()
+        assert pair.child.read()
+        assert len(pair.child.reports()) == 1
+        pair.child.hand([jobs(1)])
+        assert pair.child.reports() == []
+
+
+def test_jobs_of_one_delivery_to_two_children(pair: Pair) -> None:
+    """Each is accounted for by itself."""
+    other = Pair()
+    with closing(other.child), closing(other.theirs):
+        rest = jobs(4)
+        first = rest.cut(2)
+        pair.child.hand([first])
+        other.child.hand([rest])
+        other.report(1)
+        pair.report(1)
+        assert [r.at for r in other.child.reports()] == [2]
+        assert [r.at for r in pair.child.reports()] == [0]

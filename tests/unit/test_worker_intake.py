@@ -22,7 +22,7 @@ from queuelib.outcome import (
     Record,
 )
 from queuelib.worker.intake import Intake, Taken
-from tests.unit.fakes import BUNDLE_ID, FakeResults, Time, make_bundle, make_delivery
+from tests.unit.fakes import BUNDLE_ID, FakeResults, Time, make_bundle, make_delivery, positions
 
 if TYPE_CHECKING:
     from queuelib.ports import Delivery
@@ -61,8 +61,9 @@ class TestRun:
         (hold,) = taken.holds
         assert (taken.settled, taken.postponed) == ([], [])
         assert hold.delivery is delivery
-        assert hold.bundle.arguments == [b"0", b"1", b"2"]
-        assert [(m.position, m.key, m.starts) for m in hold.pending.values()] == [(i, key(i), 0) for i in range(3)]
+        assert [(part.at, part.end) for part in hold.waiting()] == [(0, 3)]
+        assert [hold.key(at) for at in range(3)] == [key(0), key(1), key(2)]
+        assert hold.starts == {}
         assert reader.results.log == []
 
     def test_an_order_is_kept(self) -> None:
@@ -85,7 +86,7 @@ class TestUnreadable:
     """What nobody can ever run."""
 
     @pytest.mark.parametrize(
-        "frame", [b"", b"garbage", b"\x94\x01\xc0\xc0\xc4\x00", envelope.encode(make_bundle())[:-1]]
+        "frame", [b"", b"garbage", b"\x94\x02\xc0\xc0\xc4\x00", envelope.encode(make_bundle())[:-1]]
     )
     def test_it_is_set_aside_as_it_came(self, frame: bytes) -> None:
         """Bad bytes are quarantined with their reason, and the delivery is acknowledged; there is no job to tell of."""
@@ -94,7 +95,7 @@ class TestUnreadable:
         (settled,) = taken.settled
         (item,) = settled.quarantined
         assert settled.is_complete
-        assert settled.records == []
+        assert settled.records == ()
         assert item.id.startswith("unreadable-")
         assert item.reason.startswith("undecodable: ")
         assert (item.frame, item.color, item.at) == (frame, "yellow", reader.time.now)
@@ -124,7 +125,7 @@ class TestUnknown:
         ("changes", "reason"),
         [
             ({"bundle": make_bundle(task="lab.new")}, "no worker knows the task 'lab.new'"),
-            ({"frame": NEWER}, "the envelope has version 99; this queuelib reads version 1"),
+            ({"frame": NEWER}, "the envelope has version 99; this queuelib reads version 2"),
         ],
     )
     def test_it_is_given_back_and_then_set_aside(self, changes: dict[str, Any], reason: str) -> None:
@@ -155,7 +156,7 @@ class TestUnknown:
     def test_a_newer_version_is_not_read(self) -> None:
         """It has an item in the quarantine and no records: its ids are written in a way that is not known here."""
         (settled,) = Reader(patience=0.0).read(make_delivery(frame=NEWER, published=1e6)).settled
-        assert settled.records == []
+        assert settled.records == ()
         assert settled.quarantined[0].id.startswith("unreadable-")
 
 
@@ -167,7 +168,7 @@ class TestRedelivered:
         """Members that have ended are dropped; the others run."""
         reader = Reader(Record(key(1), state))
         (hold,) = reader.read(make_delivery(make_bundle(3), redelivered=True)).holds
-        assert sorted(hold.pending) == [0, 2]
+        assert positions(hold.waiting()) == [0, 2]
         assert reader.results.log == [("fetch", [key(0), key(1), key(2)])]
 
     def test_a_finished_bundle_is_acknowledged(self) -> None:
@@ -177,26 +178,20 @@ class TestRedelivered:
         assert taken.holds == []
         (settled,) = taken.settled
         assert (settled.delivery, settled.is_complete) == (delivery, True)
-        assert (settled.records, settled.quarantined, settled.successors) == ([], [], [])
+        assert (settled.records, settled.quarantined, settled.successors) == ((), (), ())
 
-    @pytest.mark.parametrize("state", [QUEUED, SCHEDULED, RUNNING])
+    @pytest.mark.parametrize("state", [QUEUED, SCHEDULED, RUNNING, RETRYING])
     def test_an_older_attempt_is_stale(self, state: str) -> None:
-        """A job that somebody has in hand as a later attempt is not run by an earlier one."""
+        """A job that goes on as a later attempt, which is announced once it was accepted, is not run by an earlier one."""
         reader = Reader(Record(key(0), state, attempt=2, body=body.of_starts(1)))
         assert reader.read(make_delivery(make_bundle(1, attempt=1), redelivered=True)).holds == []
-
-    def test_an_announced_attempt_is_no_proof(self) -> None:
-        """Records are stored before the retry is published: a worker that died in between must not lose the job."""
-        reader = Reader(Record(key(0), RETRYING, attempt=2))
-        (hold,) = reader.read(make_delivery(make_bundle(1, attempt=1), redelivered=True)).holds
-        assert hold.pending[0].starts == 1
 
     @pytest.mark.parametrize("attempt", [2, 3])
     def test_the_attempt_itself_is_not_stale(self, attempt: int) -> None:
         """The retry that a record announces is run, and so is one that the record does not know of yet."""
         reader = Reader(Record(key(0), RETRYING, attempt=2))
         taken = reader.read(make_delivery(make_bundle(1, attempt=attempt), redelivered=True))
-        assert [sorted(hold.pending) for hold in taken.holds] == [[0]]
+        assert [positions(hold.waiting()) for hold in taken.holds] == [[0]]
 
     @pytest.mark.parametrize(
         ("record", "starts"),
@@ -215,14 +210,24 @@ class TestRedelivered:
         """The mark says how often it was started; without one it may have been, once."""
         reader = Reader(*([record] if record else []))
         (hold,) = reader.read(make_delivery(redelivered=True)).holds
-        assert hold.pending[0].starts == starts
+        assert hold.starts.get(0, 0) == starts
 
     def test_the_ids_of_a_part_are_looked_up(self) -> None:
         """They are those of its own jobs, and not those at the beginning of the bundle."""
         reader = Reader(Record(key(7), SUCCEEDED))
-        bundle = make_bundle(size=9, indexes=[4, 7], arguments=[b"a", b"b"])
+        bundle = make_bundle(2, size=9, indexes=[4, 7])
         (hold,) = reader.read(make_delivery(bundle, redelivered=True)).holds
-        assert [member.key for member in hold.pending.values()] == [key(4)]
+        assert [hold.key(at) for at in positions(hold.waiting())] == [key(4)]
+
+    def test_jobs_with_a_start_behind_them_stand_alone(self) -> None:
+        """Each is looked at by itself; those without one stay together."""
+        marks = [Record(key(index), QUEUED, body=body.of_starts(int(index == 2))) for index in range(5)]
+        (hold,) = Reader(*marks).read(make_delivery(make_bundle(5), redelivered=True)).holds
+        assert [(part.at, part.end, part.is_suspect) for part in hold.waiting()] == [
+            (0, 2, False),
+            (2, 3, True),
+            (3, 5, False),
+        ]
 
     def test_a_result_backend_that_is_gone(self) -> None:
         """Nothing is run without knowing; the error goes up."""

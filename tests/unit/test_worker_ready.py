@@ -2,46 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from queuelib.color import DEFAULT_PALETTE, Palette
-from queuelib.worker.ready import Ready
-from tests.unit.fakes import make_bundle, make_hold, make_member, quick
-
-if TYPE_CHECKING:
-    from queuelib.worker.lease import Member
+from queuelib.worker.lease import Part
+from queuelib.worker.ready import PASS_OVER, Ready
+from tests.unit.fakes import make_bundle, make_hold, make_part, positions, quick
 
 STRICT = Palette(DEFAULT_PALETTE, taking="strict")
 
 
-def any_member(_: Member) -> bool:
-    """Let every job start."""
-    return True
+def all_of_it(part: Part, is_contested: bool) -> int:  # noqa: FBT001 - as Ready calls it
+    """Want as many as the rule between colors allows."""
+    return 1 if is_contested else part.count
 
 
-def job(color: str = "yellow", due: float | None = None) -> Member:
-    """Return a job that waits."""
-    return make_member(make_bundle(color=color, due=due))
+def job(color: str = "yellow", due: float | None = None, count: int = 1) -> Part:
+    """Return a job that waits, or some of one bundle."""
+    return make_part(make_bundle(count, color=color, due=due))
 
 
-def fill(members: list[Member], now: float = 0.0, palette: Palette = DEFAULT_PALETTE) -> Ready:
+def fill(parts: list[Part], now: float = 0.0, palette: Palette = DEFAULT_PALETTE) -> Ready:
     """Return lists with these jobs."""
     ready = Ready(palette, palette.names)
-    for member in members:
-        ready.add(member, now)
+    for part in parts:
+        ready.add(part, now)
     return ready
 
 
-def pop_all(ready: Ready) -> list[Member]:
+def pop_all(ready: Ready) -> list[Part]:
     """Take everything that may start."""
-    popped: list[Member] = []
-    while (member := ready.pop(any_member)) is not None:
-        popped.append(member)
+    popped: list[Part] = []
+    while (part := ready.pop(all_of_it)) is not None:
+        popped.append(part)
     return popped
+
+
+def color_of(part: Part) -> str:
+    """Return a job's color."""
+    return part.hold.bundle.color
 
 
 class TestChoice:
@@ -49,8 +50,8 @@ class TestChoice:
 
     def test_first_come_first_served_within_a_color(self) -> None:
         """Jobs of one color start in the order in which they came."""
-        members = [job() for _ in range(5)]
-        assert pop_all(fill(members)) == members
+        parts = [job() for _ in range(5)]
+        assert pop_all(fill(parts)) == parts
 
     def test_the_most_urgent_color_first(self) -> None:
         """Between colors the palette's rule decides."""
@@ -59,28 +60,52 @@ class TestChoice:
 
     def test_shares_are_remembered_between_choices(self) -> None:
         """Yellow gets its start in four while red waits: what is owed is kept from one choice to the next."""
-        ready = fill([job("red") for _ in range(20)] + [job("yellow") for _ in range(20)])
-        colors = [member.bundle.color for member in pop_all(ready)[:20]]
+        ready = fill([job("red", count=20), job("yellow", count=20)])
+        colors = [color_of(part) for part in pop_all(ready)[:20]]
         assert colors.count("yellow") >= 4
+
+    def test_a_bundle_is_cut_where_others_wait(self) -> None:
+        """One start after the other while colors compete; what is left alone goes at once."""
+        ready = fill([job("red", count=3), job("green", count=50)], palette=STRICT)
+        assert [(color_of(part), part.at, part.count) for part in pop_all(ready)] == [
+            ("red", 0, 1),
+            ("red", 1, 1),
+            ("red", 2, 1),
+            ("green", 0, 50),
+        ]
+
+    @pytest.mark.parametrize("wanted", [1, 3, 7])
+    def test_as_many_as_are_wanted(self, wanted: int) -> None:
+        """The first ones of the part at the head; the others stay there."""
+        ready = fill([job(count=7), job()])
+        part = ready.pop(lambda *_: wanted)
+        assert part is not None
+        assert (part.at, part.count, ready.count) == (0, wanted, 8 - wanted)
+        assert positions(pop_all(ready)) == [*range(wanted, 7), 0]
+
+    def test_none_wanted_changes_nothing(self) -> None:
+        """What was asked about is first again, and its color is owed what it was owed."""
+        parts = [job("red", count=8), job("yellow", count=8)]
+        plain = [color_of(part) for part in pop_all(fill([job("red", count=8), job("yellow", count=8)]))]
+        ready, colors = fill(parts), []
+        while ready.count:
+            assert ready.pop(lambda *_: 0) is None
+            part = ready.pop(all_of_it)
+            assert part is not None
+            colors.append(color_of(part))
+        assert colors == plain
 
     def test_a_color_whose_first_may_not_start_is_passed_over(self) -> None:
         """Others start meanwhile, and it keeps its place."""
         red, green = job("red"), job("green")
         ready = fill([red, green])
-        assert ready.pop(lambda member: member is not red) is green
-        assert ready.pop(lambda member: member is not red) is None
-        assert ready.pop(any_member) is red
 
-    def test_a_job_returned_at_once_is_as_if_never_popped(self) -> None:
-        """It is first again, and its color is owed what it was owed."""
-        ready = fill([job("red") for _ in range(8)] + [job("yellow") for _ in range(8)])
-        plain = [member.bundle.color for member in pop_all(fill(list(ready)))]
-        colors = []
-        while (member := ready.pop(any_member)) is not None:
-            ready.unpop(member)
-            assert ready.pop(any_member) is member
-            colors.append(member.bundle.color)
-        assert colors == plain
+        def not_red(part: Part, _: bool) -> int:  # noqa: FBT001 - as Ready calls it
+            return PASS_OVER if part is red else 1
+
+        assert ready.pop(not_red) is green
+        assert ready.pop(not_red) is None
+        assert ready.pop(all_of_it) is red
 
     def test_recalled_jobs_go_to_the_heads_of_their_lists(self) -> None:
         """In their order, before what came later."""
@@ -95,33 +120,24 @@ class TestCounts:
 
     def test_by_color(self) -> None:
         """The lists are counted apart and together; what is held until it is due is no part of them."""
-        ready = fill([job("red"), job("green"), job("green"), job("green", due=9.0)])
-        assert [ready.count(name) for name in DEFAULT_PALETTE.names] == [1, 0, 2]
-        assert len(ready) == len(list(ready)) == 3
+        ready = fill([job("red"), job("green", count=5), job("green"), job("green", due=9.0)])
+        assert [ready.count_of(name) for name in DEFAULT_PALETTE.names] == [1, 0, 6]
+        assert ready.count == 7
         assert not ready.is_empty
 
     def test_empty(self) -> None:
         """Nothing waits, nothing starts, nothing is due."""
         ready = fill([])
         assert ready.is_empty
-        assert len(ready) == 0
-        assert ready.pop(any_member) is None
+        assert ready.count == 0
+        assert ready.pop(all_of_it) is None
         assert ready.next_due() is None
-        assert ready.most_urgent() is None
-
-    def test_the_most_urgent_rank(self) -> None:
-        """It counts in the palette, not among the colors served."""
-        ready = Ready(DEFAULT_PALETTE, ["green", "yellow"])
-        ready.add(job("green"), 0.0)
-        assert ready.most_urgent() == 2
-        ready.add(job("yellow"), 0.0)
-        assert ready.most_urgent() == 1
 
     def test_drain(self) -> None:
         """All of it comes out, due or not, and nothing is left."""
-        members = [job("red"), job("green"), job("yellow", due=9.0)]
-        ready = fill(members)
-        assert set(ready.drain()) == set(members)
+        parts = [job("red"), job("green"), job("yellow", due=9.0)]
+        ready = fill(parts)
+        assert set(ready.drain()) == set(parts)
         assert ready.is_empty
 
 
@@ -132,7 +148,7 @@ class TestDue:
     def test_only_what_is_not_due_is_held(self, due: float | None, waits: int) -> None:
         """A job without a due time, or with one that has come, waits for a child like any other."""
         ready = fill([job(due=due)], now=10.0)
-        assert len(ready) == waits
+        assert ready.count == waits
         assert ready.next_due() == (None if waits else due)
         assert not ready.is_empty
 
@@ -142,45 +158,41 @@ class TestDue:
         """Everything that is due moves, the earliest first, and the next time is that of the earliest left."""
         ready = fill([job(due=float(due)) for due in dues])
         ready.promote(float(now))
-        assert [member.bundle.due for member in pop_all(ready)] == sorted(due for due in dues if due <= now)
+        assert [part.hold.bundle.due for part in pop_all(ready)] == sorted(due for due in dues if due <= now)
         assert ready.next_due() == min((due for due in dues if due > now), default=None)
 
     def test_equal_times_keep_their_order(self) -> None:
         """Jobs due at once start in the order in which they came."""
-        members = [job(due=5.0) for _ in range(4)]
-        ready = fill(members)
+        parts = [job(due=5.0) for _ in range(4)]
+        ready = fill(parts)
         ready.promote(5.0)
-        assert pop_all(ready) == members
+        assert pop_all(ready) == parts
 
 
 class TestDiscard:
-    """A delivery that is not ours any more."""
+    """Deliveries that are not ours any more."""
 
-    def test_its_jobs_are_gone(self) -> None:
+    def test_their_jobs_are_gone(self) -> None:
         """Waiting or held back; those of other deliveries stay where they were."""
-        lost, kept = make_hold(make_bundle(3)), make_hold(make_bundle(2))
-        later = make_hold(make_bundle(2, due=9.0))
-        ready = fill([lost.pending[0], kept.pending[0], lost.pending[1], kept.pending[1], *later.pending.values()])
-        ready.discard(lost)
-        ready.discard(later)
+        lost, kept, later = make_hold(make_bundle(3)), make_hold(make_bundle(2)), make_hold(make_bundle(2, due=9.0))
+        ready = fill([Part(lost, 0, 1), Part(kept, 0, 1), Part(lost, 1, 2), Part(kept, 1, 2), Part(later, 0, 2)])
+        lost.delivery.is_lost = later.delivery.is_lost = True
+        ready.discard_lost(0.0)
         assert ready.next_due() is None
-        assert pop_all(ready) == [kept.pending[0], kept.pending[1]]
+        assert ready.count == 2
+        assert [(part.hold, part.at) for part in pop_all(ready)] == [(kept, 0), (kept, 1)]
 
     @quick
     @given(dues=st.lists(st.tuples(st.integers(1, 30), st.booleans()), max_size=16))
-    @example(dues=[(1, True), (10, False), (2, False), (11, False), (12, False), (3, False)])
     def test_the_others_are_still_due_in_order(self, dues: list[tuple[int, bool]]) -> None:
         """Whatever is taken out, the next due time is that of the earliest left."""
         ready = fill([])
-        left: list[Member] = []
-        gone: list[Member] = []
         for due, is_gone in dues:
-            member = job(due=float(due))
-            ready.add(member, 0.0)
-            (gone if is_gone else left).append(member)
-        for member in gone:
-            ready.discard(member.hold)
-        times = sorted(member.bundle.due or 0.0 for member in left)
+            part = job(due=float(due))
+            ready.add(part, 0.0)
+            part.hold.delivery.is_lost = is_gone
+        ready.discard_lost(0.0)
+        times = sorted(float(due) for due, is_gone in dues if not is_gone)
         assert ready.next_due() == (times[0] if times else None)
         ready.promote(30.0)
-        assert [member.bundle.due for member in pop_all(ready)] == times
+        assert [part.hold.bundle.due for part in pop_all(ready)] == times

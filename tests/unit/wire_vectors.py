@@ -7,7 +7,6 @@ frames that were written once are in somebody's queue.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ _ID = bytes.fromhex("019b76da00fa") + bytes(
 
 EXAMPLES = {
     "a single job with every default": Bundle(
-        id=_ID, task="lab.evaluate", color="yellow", size=1, indexes=[0], arguments=[bytes.fromhex("9101")]
+        id=_ID, task="lab.evaluate", color="yellow", size=1, indexes=[0], column=bytes.fromhex("919101")
     ),
     "three jobs with limits": Bundle(
         id=_ID,
@@ -30,7 +29,7 @@ EXAMPLES = {
         color="red",
         size=3,
         indexes=[0, 1, 2],
-        arguments=[bytes.fromhex("9101"), bytes.fromhex("91a3616263"), b""],
+        column=bytes.fromhex("93910191a361626390"),
         schema=bytes.fromhex("d41d8cd98f00b204"),
         limits=Limits(timeout=60.0, hard_timeout=70.0, retries=3, backoff=0.5, max_backoff=30.0),
         submitted=_SUBMITTED,
@@ -42,7 +41,7 @@ EXAMPLES = {
         color="red",
         size=3,
         indexes=[1],
-        arguments=[bytes.fromhex("91a3616263")],
+        column=bytes.fromhex("9191a3616263"),
         schema=bytes.fromhex("d41d8cd98f00b204"),
         limits=Limits(retries=3),
         submitted=_SUBMITTED,
@@ -54,21 +53,22 @@ EXAMPLES = {
         trace=bytes.fromhex("00aabb"),
     ),
     "a name beyond ASCII": Bundle(
-        id=_ID, task="labor.prüfe", color="green", size=1, indexes=[0], arguments=[bytes.fromhex("90")]
+        id=_ID, task="labor.prüfe", color="green", size=1, indexes=[0], column=bytes.fromhex("9190")
     ),
 }
 
 
 def as_json(bundle: Bundle) -> dict[str, Any]:
     """Return the fields of a bundle, with bytes in hex."""
-    return {name: _in_hex(value) for name, value in asdict(bundle).items()}
+    fields = {**bundle._asdict(), "limits": bundle.limits._asdict()}
+    return {name: value.hex() if isinstance(value, bytes) else value for name, value in fields.items()}
 
 
 def from_json(fields: dict[str, Any]) -> Bundle:
     """Return the bundle that `as_json` wrote down."""
-    in_bytes = {name: bytes.fromhex(fields[name]) for name in ("id", "schema", "trace")}
-    arguments = [bytes.fromhex(text) for text in fields["arguments"]]
-    return Bundle(**{**fields, **in_bytes, "arguments": arguments, "limits": Limits(**fields["limits"])})
+    in_bytes = {name: bytes.fromhex(fields[name]) for name in ("id", "column", "schema", "trace")}
+    read: dict[str, Any] = {**fields, **in_bytes, "limits": Limits(**fields["limits"])}
+    return Bundle(**read)
 
 
 def write(file: Path = FILE) -> None:
@@ -77,12 +77,6 @@ def write(file: Path = FILE) -> None:
         {"name": name, "bundle": as_json(bundle), "frame": encode(bundle).hex()} for name, bundle in EXAMPLES.items()
     ]
     file.write_text(json.dumps(vectors, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _in_hex(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.hex()
-    return [_in_hex(item) for item in value] if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Benchmarks; nothing in here is a test."""

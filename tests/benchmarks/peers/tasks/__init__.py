@@ -1,0 +1,1 @@
+"""Each contestant's tasks, in a module that its workers import."""

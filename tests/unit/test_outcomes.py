@@ -1,0 +1,49 @@
+"""Outcomes at the client: the values in records of one job and of several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from queuelib import body, codec
+from queuelib.errors import CancelledError
+from queuelib.events import Events
+from queuelib.ids import Key
+from queuelib.job import Outcomes
+from queuelib.outcome import CANCELLED, FAILED, SUCCEEDED, Record
+from tests.unit.fakes import BUNDLE_ID, FakeResults, quick
+
+
+def outcomes() -> Outcomes:
+    """Return outcomes of a task whose results are plain values."""
+    results: Any = FakeResults()
+    return Outcomes(lambda: results, lambda _task, data: codec.decode(data), {}, 60.0, lambda *_: "", Events())
+
+
+@quick
+@given(values=st.lists(st.integers() | st.text("ab"), min_size=1, max_size=40), first=st.integers(0, 1000))
+def test_values_of_a_record(values: list[Any], first: int) -> None:
+    """One job or several in a row: the values in order, each under its own key, and the mean run time."""
+    encoded = [codec.encode(value) for value in values]
+    made = body.of_result if len(values) == 1 else body.of_results
+    data = made("lab.work", encoded[0] if len(values) == 1 else encoded, "w/1", 0.25)  # type: ignore[arg-type]
+    record = Record(Key(BUNDLE_ID, first), SUCCEEDED, body=data, count=len(values))
+    found = outcomes()
+    assert found.values(record) == (values, 0.25)
+    assert [found.value(record, key) for key in record.keys] == values
+
+
+@pytest.mark.parametrize(
+    ("state", "data", "error"),
+    [(FAILED, body.of_error("lab.work", KeyError("k")), KeyError), (CANCELLED, b"", CancelledError)],
+)
+def test_another_ending_is_raised(state: str, data: bytes, error: type[Exception]) -> None:
+    """By value and values alike."""
+    record = Record(Key(BUNDLE_ID, 3), state, body=data)
+    with pytest.raises(error):
+        outcomes().values(record)
+    with pytest.raises(error):
+        outcomes().value(record, record.key)

@@ -1,0 +1,162 @@
+"""Running one handler: whatever it does, there is an outcome."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from queuelib import Dispatcher, Handlers, Message, Retry, body, codec, current_job
+from queuelib.context import running
+from queuelib.outcome import Again, Done, Failed, Outcome, Quarantined
+from queuelib.worker.child import Lot
+from queuelib.worker.execute import Executor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+dispatcher = Dispatcher("memory://executing")
+
+
+@dispatcher.task(name="lab.half", retries=3, give_up_on=(KeyError,))
+def half(number: int, *, fail: str = "") -> float:
+    """Return half of a number, or raise what is asked for."""
+    if fail:
+        raise {"value": ValueError, "key": KeyError, "retry": Retry, "exit": SystemExit}[fail](2.5)
+    return number / 2
+
+
+@dispatcher.task(name="lab.whoami")
+async def whoami() -> str:
+    """Return the id of the job that runs."""
+    return current_job().id
+
+
+@dispatcher.task(name="lab.liar")
+def liar() -> int:
+    """Return what it does not say."""
+    answer: Any = "no number"
+    return answer  # type: ignore[no-any-return]
+
+
+@dispatcher.message(name="lab.Greet")
+class Greet(Message[str]):
+    """Asks for a greeting."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.name == "nobody":
+            raise ZeroDivisionError(self.name)
+
+
+class Greeter(Handlers):
+    """Greets."""
+
+    def visit_Greet(self, message: Greet) -> str:
+        """Greet."""
+        return f"hello {message.name}"
+
+
+dispatcher.register(Greeter())
+
+
+def lot(task: str, rows: Sequence[Any], timeout: float | None = None, schema: bytes | None = None) -> Lot:
+    """Return what a child is handed of a bundle of these argument lists."""
+    digest = dispatcher.definitions[task].schema.hash if schema is None and task in dispatcher.definitions else schema
+    return Lot((task, digest or b"", timeout, bytes(16), None, 1, codec.encode(list(rows))), "w1")
+
+
+def run(task: str, *rows: Any, **changes: Any) -> list[Outcome]:
+    """Run all jobs of a lot, as a child does."""
+    one, executor = lot(task, rows, **changes), Executor(dispatcher, "w1")
+    outcomes: list[Outcome] = []
+    token = running.set(one.running)
+    try:
+        for position in range(len(rows)):
+            one.position = position
+            outcomes.append(executor.run(one))
+    finally:
+        running.reset(token)
+        executor.close()
+    return outcomes
+
+
+def message_of(outcome: Outcome) -> str:
+    """Return what a failure says."""
+    assert isinstance(outcome, Failed | Again)
+    return body.read(outcome.body).message
+
+
+def test_each_job_of_a_lot() -> None:
+    """With its own arguments; keywords among them."""
+    assert run("lab.half", [1, ""], [4, ""]) == [Done(codec.encode(0.5)), Done(codec.encode(2.0))]
+
+
+def test_one_that_does_not_fit_fails_alone() -> None:
+    """The error has the path, and its neighbors run."""
+    good, bad, last = run("lab.half", [1, ""], ["x", ""], [3, ""])
+    assert (good, last) == (Done(codec.encode(0.5)), Done(codec.encode(1.5)))
+    assert message_of(bad).startswith("number: expected int, got str")
+
+
+def test_a_column_that_is_not_readable_fails_all() -> None:
+    """Each of its jobs has an outcome that says so."""
+    broken = Lot(
+        ("lab.half", dispatcher.definitions["lab.half"].schema.hash, None, bytes(16), None, 1, b"\x92\xc1"), "w1"
+    )
+    executor = Executor(dispatcher, "w1")
+    for position in range(2):
+        broken.position = position
+        outcome = executor.run(broken)
+        assert isinstance(outcome, Failed)
+        assert body.read(outcome.body).type_name.endswith("DecodeError")
+
+
+@pytest.mark.parametrize(
+    ("fail", "kind", "delay"), [("value", Again, None), ("retry", Again, 2.5), ("key", Failed, None)]
+)
+def test_what_a_handler_raises(fail: str, kind: type, delay: float | None) -> None:
+    """It may be tried again unless the task gives up on it; `Retry` says when. The traceback begins with the handler."""
+    (outcome,) = run("lab.half", [1, fail])
+    assert type(outcome) is kind
+    assert isinstance(outcome, Again | Failed)
+    assert getattr(outcome, "delay", None) == delay
+    text = body.read(outcome.body).traceback_text
+    assert "in half" in text
+    assert "worker/execute.py" not in text
+
+
+def test_the_end_of_the_child_is_no_outcome() -> None:
+    """`sys.exit()` in a handler ends its child, and that counts as a death."""
+    with pytest.raises(SystemExit):
+        run("lab.half", [1, "exit"])
+
+
+def test_a_coroutine_is_run_to_its_end() -> None:
+    """And knows which job it is, each time."""
+    first, second = run("lab.whoami", [], [])
+    assert isinstance(first, Done)
+    assert isinstance(second, Done)
+    assert codec.decode(first.body) != codec.decode(second.body)
+
+
+def test_a_result_that_does_not_fit() -> None:
+    """The job has failed, with the annotation in the message."""
+    (outcome,) = run("lab.liar", [])
+    assert "result: expected int, got str" in message_of(outcome)
+
+
+def test_messages_go_to_their_visitor() -> None:
+    """One that cannot be made fails alone, also if its class raises something of its own."""
+    first, second, third = run("lab.Greet", {"name": "Ada"}, {"name": "nobody"}, {"name": "Bob"})
+    assert (first, third) == (Done(codec.encode("hello Ada")), Done(codec.encode("hello Bob")))
+    assert "ZeroDivisionError: nobody" in message_of(second)
+
+
+def test_what_nobody_here_can_run() -> None:
+    """An unknown task, or a shape that cannot be read as the one here, is set aside."""
+    assert run("lab.unknown", [1]) == [Quarantined("no task is called 'lab.unknown' here")]
+    (outcome,) = run("lab.half", [1, 2, 3], schema=b"another!")
+    assert isinstance(outcome, Quarantined)
+    assert "another shape" in outcome.reason
