@@ -361,7 +361,6 @@ class Transport(BatchTransport):
     polling_interval = 0.02
     driver_type = "queuelib-redis"
     driver_name = "redis"
-    connection_errors = (BrokerUnavailable, SubmitUnknown)
 
     def driver_version(self) -> str:
         """Return redis-py's version."""

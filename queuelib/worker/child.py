@@ -18,9 +18,10 @@ from queuelib.context import Running, running
 from queuelib.ids import Key
 from queuelib.outcome import Again, Done, Failed, NotRun, Outcome, Quarantined
 from queuelib.worker.frames import FrameReader, send_frame
-from queuelib.worker.shared import Outbox, Slot
+from queuelib.worker.shared import EPOCH, NUMBER, STARTED, Outbox, Slot
 
 if TYPE_CHECKING:
+    from queuelib.task import Definition
     from queuelib.worker.execute import Executor
 
 __all__ = ["DROP", "HELLO", "JOBS", "STOP", "Lot", "outcome_from", "serve"]
@@ -29,7 +30,7 @@ JOBS, DROP, STOP = 0, 1, 2  # kinds of frames to a child
 _DONE, _AGAIN, _FAILED, _QUARANTINED = range(4)
 _QUICK = 0.002  # seconds; results of longer jobs go through the socket, each with its own time
 HELLO = "hello"  # its first frame back, with its pid
-_RING_EVERY = 0.002  # seconds; one who has more to run says at most so often that there is something to read
+_RING_EVERY = 0.010  # seconds; one who has more to run says at most so often that there is something to read
 
 
 class Lot:
@@ -44,12 +45,14 @@ class Lot:
         attempt: 1 for the first run.
         column: The encoded list of argument lists.
         calls: What each job is called with, once the executor has read the column; each is used once.
+        definition: The task, once the executor has looked it up.
         function: The handler, once the executor has found it.
         position: The job that runs, or ran last.
     """
 
     __slots__ = (
-        "attempt", "bundle", "calls", "column", "function", "indexes", "position", "schema", "task", "timeout", "worker"
+        "attempt", "bundle", "calls", "column", "definition", "function", "indexes", "position", "schema", "task",
+        "timeout", "worker",
     )  # fmt: skip
 
     def __init__(self, fields: Sequence[Any], worker: str) -> None:
@@ -63,6 +66,7 @@ class Lot:
         self.task, self.schema, self.timeout, self.bundle, self.indexes, self.attempt, self.column = fields
         self.worker = worker
         self.calls: list[Any] | None = None
+        self.definition: Definition | None = None
         self.function: Callable[..., Any] | None = None
         self.position = 0
 
@@ -97,11 +101,13 @@ def serve(sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Execu
     tokens, bell = fds
     inbox, outbox = _Inbox(FrameReader(sock), slot, worker), Outbox(slot)
     send_frame(sock, (HELLO, os.getpid()))
-    clock, run_one = time.monotonic, executor.run
+    clock, take_token, run_one, put = time.monotonic, os.eventfd_read, executor.run, outbox.put
+    words, times = slot.words, slot.times
+    run: _Run | None = None
     has_news, rang_at = False, 0.0
     while True:
         try:
-            os.eventfd_read(tokens)
+            take_token(tokens)
         except BlockingIOError:  # nothing more to start, as far as is known here
             if has_news:
                 os.eventfd_write(bell, 1)
@@ -109,23 +115,24 @@ def serve(sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Execu
             if _wait_for_token(tokens, sock):
                 continue
             return
-        run = inbox.first()
-        if run is None:
-            os.eventfd_write(bell, 1)
-            return
+        if run is None or run.at == run.end or words[EPOCH] != inbox.epoch:
+            run = inbox.first()
+            if run is None:
+                os.eventfd_write(bell, 1)
+                return
         lot, number = run.lot, run.number
         lot.position = run.at
         run.at += 1
-        run.number += 1
-        started = clock()
-        slot.begin(number, started)
+        run.number = number + 1
+        times[STARTED] = started = clock()
+        words[NUMBER] = number
         outcome = run_one(lot)
         ended = clock()
+        seconds = ended - started
         # The outcome leaves before the next token is taken, so at most one job was started and not reported.
-        is_quick = ended - started < _QUICK
-        if not (is_quick and type(outcome) is Done and outbox.put(outcome.body, ended - started)):
-            send_frame(sock, (number, ended - started, *_as_fields(outcome)))
-        slot.end()
+        if not (seconds < _QUICK and type(outcome) is Done and put(outcome[0], seconds)):
+            send_frame(sock, (number, seconds, *_as_fields(outcome)))
+        words[NUMBER] = 0
         has_news = ended - rang_at < _RING_EVERY
         if not has_news:
             rang_at = ended
@@ -182,7 +189,7 @@ class _Inbox:
         self._reader = reader
         self._slot = slot
         self._worker = worker
-        self._epoch = 0
+        self.epoch = 0  # how many recalls were read
         self._runs: deque[_Run] = deque()
         self._is_over = False
         self._lot: Lot | None = None
@@ -193,7 +200,7 @@ class _Inbox:
         while True:
             if runs and runs[0].at == runs[0].end:
                 runs.popleft()
-            elif self._epoch != self._slot.epoch or not runs:
+            elif self.epoch != self._slot.epoch or not runs:
                 if self._is_over:
                     return None
                 self._read()
@@ -215,7 +222,7 @@ class _Inbox:
             lots = [Lot(fields, self._worker) for fields in value[0]]
             self._runs.extend(_Run(number, lots[which], at, end) for number, which, at, end in value[1])
         elif kind == DROP:
-            first, self._epoch = value
+            first, self.epoch = value
             while self._runs and self._runs[-1].number >= first:
                 self._runs.pop()
             if self._runs:
@@ -226,4 +233,4 @@ class _Inbox:
 
     def _stop(self) -> None:
         self._is_over = True
-        self._epoch = self._slot.epoch
+        self.epoch = self._slot.epoch

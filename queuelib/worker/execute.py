@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Executor"]
 
-_OWN_FRAMES = 2  # of this module, above the handler's in a traceback
-
 
 class Executor:
     """Runs the jobs of one child, one after the other."""
@@ -37,28 +35,48 @@ class Executor:
 
     def run(self, lot: Lot) -> Outcome:
         """Run the job at `lot.position`, which was not run before."""
-        definition = self._dispatcher.definitions.get(lot.task)
-        if definition is None:
-            return Quarantined(f"no task is called {lot.task!r} here")
         calls = lot.calls
         if calls is None:
-            calls = lot.calls = self._read(definition, lot)
+            calls = self._read(lot)
+        definition, function = lot.definition, lot.function
+        if definition is None:
+            return Quarantined(f"no task is called {lot.task!r} here")
         call, calls[lot.position] = calls[lot.position], None  # what it holds can go when the handler returns
-        function = lot.function
+        if function is None or type(call) is not tuple or lot.timeout is not None:
+            return self._run_otherwise(definition, function, call, lot)
+        try:
+            value = function(*call)
+            if type(value) is CoroutineType:
+                value = self._complete(value)
+        except SystemExit:
+            raise  # the child ends, and that is a death like any other
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is an outcome and not our end
+            return self._failure(definition, error, 1)
+        return self._done(definition, value)
+
+    def _run_otherwise(
+        self, definition: Definition, function: Callable[..., Any] | None, call: Any, lot: Lot
+    ) -> Outcome:
+        """Run what is no plain call by position without a limit of time."""
         if isinstance(call, QueuelibError):
-            return self._unfit(definition, call)
+            if isinstance(call, SchemaMismatch):
+                return Quarantined(str(call))
+            return Failed(body.of_error(definition.name, call, self._ran_by))
         if function is None:
             return Quarantined(f"no visitor handles the message {lot.task!r}, and none has a generic_visit")
         try:
             value = self._call(function, call, lot.timeout)
         except SystemExit:
-            raise  # the child ends, and that is a death like any other
-        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is an outcome and not our end
-            return self._failure(definition, error)
+            raise
+        except BaseException as error:  # noqa: BLE001
+            return self._failure(definition, error, 2 + (lot.timeout is not None))
+        return self._done(definition, value)
+
+    def _done(self, definition: Definition, value: object) -> Outcome:
         try:
             return Done(definition.schema.dump_result(value))
         except Exception as error:  # noqa: BLE001 - it does not fit, or its own methods raise while it is encoded
-            return Failed(body.of_error(lot.task, error, self._ran_by))
+            return Failed(body.of_error(definition.name, error, self._ran_by))
 
     def _call(self, function: Callable[..., Any], call: Any, timeout: float | None) -> Any:
         if timeout is not None:
@@ -72,23 +90,22 @@ class Executor:
         if self._loop is not None:
             self._loop.close()
 
-    def _read(self, definition: Definition, lot: Lot) -> list[Any]:
-        """Return what each job of a lot is called with, and find who is called."""
+    def _read(self, lot: Lot) -> list[Any]:
+        """Find the task and the handler of a lot, and return what each of its jobs is called with."""
+        definition = lot.definition = self._dispatcher.definitions.get(lot.task)
+        if definition is None:
+            return []
         try:
             calls = definition.schema.load_column(lot.column, lot.schema)
         except DecodeError as error:
-            return [error] * list_length(lot.column)
+            calls = [error] * list_length(lot.column)
         lot.function = definition.function
         if definition.function is None:  # messages of one class
             message = next((call for call in calls if not isinstance(call, QueuelibError)), None)
             lot.function = None if message is None else self._dispatcher.handlers.find(message)
-            return [call if isinstance(call, QueuelibError) else (call,) for call in calls]
+            calls = [call if isinstance(call, QueuelibError) else (call,) for call in calls]
+        lot.calls = calls
         return calls
-
-    def _unfit(self, definition: Definition, error: QueuelibError) -> Outcome:
-        if isinstance(error, SchemaMismatch):
-            return Quarantined(str(error))
-        return Failed(body.of_error(definition.name, error, self._ran_by))
 
     def _complete(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         if self._loop is None:
@@ -97,9 +114,10 @@ class Executor:
             self._loop = asyncio.Runner()
         return self._loop.run(coroutine, context=copy_context())
 
-    def _failure(self, definition: Definition, error: BaseException) -> Outcome:
+    def _failure(self, definition: Definition, error: BaseException, own_frames: int) -> Outcome:
+        """Return what an exception leads to; so many frames of ours stand above the handler's in its traceback."""
         options = definition.options
-        report = body.of_error(definition.name, error, self._ran_by, skip_frames=_OWN_FRAMES)
+        report = body.of_error(definition.name, error, self._ran_by, skip_frames=own_frames)
         if isinstance(error, Retry):
             return Again(error.delay, report)
         if isinstance(error, SoftTimeLimit) and SoftTimeLimit not in options.give_up_on:

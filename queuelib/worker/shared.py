@@ -12,9 +12,9 @@ import mmap
 from typing import NamedTuple
 from zlib import crc32
 
-__all__ = ["SHARED_BYTES", "Batch", "Damaged", "Outbox", "Ring", "Slot"]
+__all__ = ["EPOCH", "NUMBER", "SHARED_BYTES", "STARTED", "Batch", "Damaged", "Outbox", "Ring", "Slot"]
 
-_NUMBER, _STARTED, _EPOCH, _COMMIT, _READ, _SECONDS = range(6)  # words of 8 bytes at the beginning
+NUMBER, STARTED, EPOCH, _COMMIT, _READ, _SECONDS = range(6)  # words of 8 bytes at the beginning
 _RING_AT = 64
 _RING = 256 * 1024  # bytes; a power of two below that of _BYTES
 SHARED_BYTES = _RING_AT + _RING
@@ -44,7 +44,12 @@ _NOTHING = Batch(0, b"", 0.0)
 
 
 class Slot:
-    """The words: what runs, and how often jobs were recalled."""
+    """The words: what runs, since when, and how often jobs were recalled.
+
+    Attributes:
+        words: As integers. At NUMBER stands the job that runs, 0 for none; at EPOCH the count of recalls.
+        times: The same as seconds on the monotonic clock. At STARTED stands the start of the job that runs.
+    """
 
     def __init__(self, memory: mmap.mmap) -> None:
         self.memory = memory
@@ -52,27 +57,18 @@ class Slot:
         self.words = self.view[:_RING_AT].cast("Q")
         self.times = self.view[:_RING_AT].cast("d")
 
-    def begin(self, number: int, now: float) -> None:
-        """Say that a job starts now, on the monotonic clock."""
-        self.times[_STARTED] = now
-        self.words[_NUMBER] = number
-
-    def end(self) -> None:
-        """Say that nothing runs."""
-        self.words[_NUMBER] = 0
-
     def running(self) -> tuple[int, float]:
         """Return the number of the running job, or 0, and its start."""
-        return self.words[_NUMBER], self.times[_STARTED]
+        return self.words[NUMBER], self.times[STARTED]
 
     @property
     def epoch(self) -> int:
         """How often jobs were recalled."""
-        return self.words[_EPOCH]
+        return self.words[EPOCH]
 
     @epoch.setter
     def epoch(self, value: int) -> None:
-        self.words[_EPOCH] = value
+        self.words[EPOCH] = value
 
     def close(self) -> None:
         """Let go of the memory."""
@@ -94,22 +90,22 @@ class Outbox:
 
     def put(self, result: bytes, seconds: float) -> bool:
         """Write the result of the next job; return False if there is no room for it."""
-        length = len(result)
         written = self._written
-        if written + length - self._words[_READ] > _RING:
+        end = written + len(result)
+        if end - self._words[_READ] > _RING:
             return False
         at = _RING_AT + written % _RING
-        end = at + length
-        if end <= SHARED_BYTES:
-            self._memory[at:end] = result
+        stop = at + end - written
+        if stop <= SHARED_BYTES:
+            self._memory[at:stop] = result
         else:
             self._memory[at:] = result[: SHARED_BYTES - at]
-            self._memory[_RING_AT : _RING_AT + end - SHARED_BYTES] = result[SHARED_BYTES - at :]
-        self._written = written = written + length
+            self._memory[_RING_AT : _RING_AT + stop - SHARED_BYTES] = result[SHARED_BYTES - at :]
+        self._written = end
         self._jobs = jobs = self._jobs + 1
         self._check = check = crc32(result, self._check)
         self._seconds = self._times[_SECONDS] = self._seconds + seconds
-        self._words[_COMMIT] = (check & _CHECK) << _CHECK_AT | (jobs & _JOBS) << _JOBS_AT | written & _BYTES
+        self._words[_COMMIT] = (check & _CHECK) << _CHECK_AT | (jobs & _JOBS) << _JOBS_AT | end & _BYTES
         return True
 
 

@@ -14,6 +14,7 @@ from kombu.message import Message
 from kombu.transport import TRANSPORT_ALIASES
 
 import queuelib_redis
+from queuelib.errors import BrokerUnavailable, SubmitUnknown
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])
@@ -227,3 +228,25 @@ def test_a_batch_is_published_at_its_end_or_not_at_all(connection: Connection) -
         producer.publish(3, routing_key="batched", serializer="json")
         raise KeyError
     assert channel.queue_declare("batched", passive=True).message_count == 2
+
+
+def test_a_lost_server_is_a_connection_error(connection: Connection) -> None:
+    """So `ensure` and `autoretry` connect anew; a publish in doubt is not repeated."""
+    errors = connection.connection_errors
+    assert issubclass(BrokerUnavailable, errors)
+    assert not issubclass(SubmitUnknown, BrokerUnavailable)
+
+
+def test_many_wait(connection: Connection) -> None:
+    """Each of thousands is taken once, in order, by one look at a time."""
+    with connection.SimpleQueue("many") as queue:
+        with connection.channel() as channel:
+            producer = Producer(channel)
+            for number in range(300):
+                producer.publish(number, routing_key="many", serializer="json")
+        got = []
+        for _ in range(300):
+            message = queue.get(timeout=5)
+            got.append(message.payload)
+            message.ack()
+        assert got == list(range(300))

@@ -16,7 +16,7 @@ from queuelib.worker.child import DROP, JOBS, STOP
 from queuelib.worker.children import Child, Report, Successes
 from queuelib.worker.frames import FrameReader, send_frame
 from queuelib.worker.lease import Part
-from queuelib.worker.shared import SHARED_BYTES, Outbox, Slot
+from queuelib.worker.shared import NUMBER, SHARED_BYTES, STARTED, Outbox, Slot
 from tests.unit.fakes import BUNDLE_ID, make_bundle, make_part, positions
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ class Pair:
         """Take tokens, as a child does before each start."""
         for _ in range(count):
             os.eventfd_read(self.child.tokens)
+
+    def begin(self, number: int, now: float) -> None:
+        """Say that a job starts, as a child does."""
+        self.slot.times[STARTED], self.slot.words[NUMBER] = now, number
 
     def report(self, number: int) -> None:
         """Report the next job as done, through the ring."""
@@ -283,12 +287,12 @@ class TestReports:
         part = jobs(2)
         pair.child.hand([part])
         assert pair.child.running() is None
-        pair.slot.begin(1, 12.5)
+        pair.begin(1, 12.5)
         assert pair.child.running() == (part.hold, 0, 1, 12.5)
         pair.report(1)
         pair.child.reports()
         assert pair.child.running() is None
-        pair.slot.begin(2, 13.5)
+        pair.begin(2, 13.5)
         assert pair.child.running() == (part.hold, 1, 2, 13.5)
 
 

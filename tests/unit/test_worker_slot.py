@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queuelib.worker.shared import SHARED_BYTES, Batch, Damaged, Outbox, Ring, Slot
+from queuelib.worker.shared import NUMBER, SHARED_BYTES, STARTED, Batch, Damaged, Outbox, Ring, Slot
 from tests.unit.fakes import quick
 
 RESULTS = st.binary(max_size=40) | st.integers(0, 70_000).map(bytes)
@@ -31,9 +31,9 @@ class TestSlot:
         slot = Slot(mmap.mmap(-1, SHARED_BYTES))
         assert slot.running()[0] == 0
         slot.epoch = 3
-        slot.begin(12, 77.5)
+        slot.times[STARTED], slot.words[NUMBER] = 77.5, 12
         assert slot.running() == (12, 77.5)
-        slot.end()
+        slot.words[NUMBER] = 0
         assert slot.running()[0] == 0
         assert slot.epoch == 3
 
@@ -41,7 +41,7 @@ class TestSlot:
         """What one end writes, the other reads."""
         memory = mmap.mmap(-1, SHARED_BYTES)
         ours, theirs = Slot(memory), Slot(memory)
-        theirs.begin(5, 1.25)
+        theirs.times[STARTED], theirs.words[NUMBER] = 1.25, 5
         ours.epoch = 2**40
         assert ours.running() == (5, 1.25)
         assert theirs.epoch == 2**40
