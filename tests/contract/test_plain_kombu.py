@@ -20,18 +20,17 @@ from queuelib.errors import BrokerUnavailable, SubmitUnknown
 @pytest.fixture(params=["memory", "sqlite", "redis"])
 def connection(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connection]:
     """A kombu connection to each of our transports."""
-    kind = request.param
+    with _open(request.param, request, tmp_path) as connection:
+        yield connection
+
+
+def _open(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Connection:
+    name = uuid.uuid4().hex
     if kind == "redis":
         assert queuelib_redis.BACKEND.name == "redis"  # importing it registers the alias
-        url = "ql" + request.getfixturevalue("redis_url")
-        options = {"namespace": f"plain-{uuid.uuid4().hex}"}
-        with Connection(url, transport_options=options) as connection:
-            yield connection
-        return
+        return Connection("ql" + request.getfixturevalue("redis_url"), transport_options={"namespace": f"plain-{name}"})
     TRANSPORT_ALIASES[f"ql{kind}"] = f"queuelib_{kind}.transport:Transport"
-    place = str(tmp_path / "plain.db") if kind == "sqlite" else uuid.uuid4().hex
-    with Connection(transport=f"ql{kind}", virtual_host=place) as connection:
-        yield connection
+    return Connection(transport=f"ql{kind}", virtual_host=str(tmp_path / "plain.db") if kind == "sqlite" else name)
 
 
 def drain(connection: Connection, queue: Queue, count: int) -> list[Message]:
