@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -26,10 +26,6 @@ class Ready:
         self._owed: Mapping[str, float] = {}
         self._later: list[tuple[float, int, Part]] = []
         self._order = itertools.count()
-
-    def __iter__(self) -> Iterator[Part]:
-        """Yield what waits."""
-        return itertools.chain(*self._lists.values())
 
     @property
     def count(self) -> int:

@@ -58,7 +58,6 @@ _SETTLE_EVERY = 0.020  # what quick jobs lose at most when the worker dies is ru
 _LISTEN_AGAIN = 0.020  # a child that has more to run rings at most every 10 ms: what it reported since is read then
 _SHOW_RUNNING_AFTER = 1.0  # a state that costs a write is only published for jobs that last
 _BURST_QUIET = 0.5  # seconds without a delivery after which a transport that pushes has nothing for us
-_FEW = 16  # jobs
 _MOST_MARKS = 100_000  # bundles of which cancelled jobs are remembered
 _INTERRUPTED = "interrupted"
 _TOO_LONG = "hard_timeout"
@@ -484,22 +483,13 @@ class Supervisor:
         hungry = self._assigner.hungry(self._staff.working)
         if not hungry:
             return
-        if not self._are_fresh():
-            self._read_marks(_MARKS_EVERY)
+        self._read_marks(_MARKS_EVERY)
         share = -(-self._ready.count // len(hungry))
         for child in hungry:
             batch = self._assigner.choose(child, share, self._staff.suspects(), self._has_ended)
             if batch:
                 self._mark(batch)
                 child.hand(batch)
-
-    def _are_fresh(self) -> bool:
-        """Whether the few jobs that wait were submitted so lately that a mark of theirs is no older than marks may be."""
-        if self._ready.count > _FEW:
-            return False
-        now = self._clock.wall()
-        bundles = [part.hold.bundle for part in self._ready]
-        return all(b.due is None and b.attempt == 1 and 0.0 <= now - b.submitted < _MARKS_EVERY for b in bundles)
 
     def _has_ended(self, part: Part) -> bool:
         """Whether jobs that were to start had better not: those that may are put back then."""
