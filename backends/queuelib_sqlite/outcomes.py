@@ -21,20 +21,29 @@ if TYPE_CHECKING:
 
 __all__ = ["expire", "fetch", "forget", "write"]
 
+# Values that a statement needs twice are `given` to it once. (Numbered parameters, ?1, warn on Python 3.12.0 to 3.12.3.)
 # The spans of a bundle do not overlap: of those that begin before a position, the last one reaches the farthest.
-_END = "coalesce((SELECT first + count FROM span WHERE bundle = ?1 AND first < {} ORDER BY first DESC LIMIT 1), 0)"
-_ADD_SINGLE = f"INSERT OR IGNORE INTO outcome SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE {_END.format('?2 + 1')} <= ?2"
-_ADD_SPAN = (  # of constants only
-    "INSERT INTO span SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS "  # noqa: S608
-    "(SELECT 1 FROM outcome WHERE bundle = ?1 AND position >= ?2 AND position < ?2 + ?3) "
-    f"AND {_END.format('?2 + ?3')} <= ?2"
+_END = (
+    "coalesce((SELECT s.first + s.count FROM span s WHERE s.bundle = given.bundle AND s.first < {} "
+    "ORDER BY s.first DESC LIMIT 1), 0)"
+)
+_ADD_SINGLE = (  # both of constants only
+    "INSERT OR IGNORE INTO outcome WITH given(bundle, position, state, attempt, at, body) AS (SELECT ?, ?, ?, ?, ?, ?) "  # noqa: S608
+    f"SELECT * FROM given WHERE {_END.format('position + 1')} <= position"
+)
+_ADD_SPAN = (
+    "INSERT INTO span WITH given(bundle, start, size, attempt, at, body) AS (SELECT ?, ?, ?, ?, ?, ?) "  # noqa: S608
+    "SELECT * FROM given WHERE NOT EXISTS (SELECT 1 FROM outcome o WHERE o.bundle = given.bundle "
+    f"AND o.position >= start AND o.position < start + size) AND {_END.format('start + size')} <= start"
 )
 _REPLACE = "INSERT OR REPLACE INTO outcome VALUES (?, ?, ?, ?, ?, ?)"
 _CLEAR = f"DELETE FROM outcome WHERE bundle = ? AND position >= ? AND position < ? AND state <> '{SUCCEEDED}'"  # noqa: S608
 _SINGLES = "SELECT position, state, attempt, body, at FROM outcome WHERE bundle = ? AND position >= ? AND position <= ?"
 _SPANS = (
-    "SELECT first, attempt, body, at, count FROM span WHERE bundle = ?1 AND first <= ?3 AND first + count > ?2 "
-    "AND first >= coalesce((SELECT first FROM span WHERE bundle = ?1 AND first <= ?2 ORDER BY first DESC LIMIT 1), 0)"
+    "WITH given(bundle, start, last) AS (SELECT ?, ?, ?) "
+    "SELECT s.first, s.attempt, s.body, s.at, s.count FROM given CROSS JOIN span s WHERE s.bundle = given.bundle "
+    "AND s.first <= given.last AND s.first + s.count > start AND s.first >= coalesce((SELECT b.first FROM span b "
+    "WHERE b.bundle = given.bundle AND b.first <= start ORDER BY b.first DESC LIMIT 1), 0)"
 )
 _SPARSE = 4  # positions a job asked for; in a wider range each job is looked up by itself
 _AT_ONCE = 5000  # rows that one sweep deletes of each table
@@ -81,9 +90,9 @@ def expire(connection: sqlite3.Connection, before: float) -> None:
     spans = connection.execute(old, (oldest_id, before, _AT_ONCE)).fetchall()
     connection.executemany("DELETE FROM span WHERE bundle = ? AND first = ?", spans)
     connection.executemany(
-        "DELETE FROM bundle WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM outcome WHERE bundle = ?1) "
-        "AND NOT EXISTS (SELECT 1 FROM span WHERE bundle = ?1) "
-        "AND NOT EXISTS (SELECT 1 FROM message WHERE bundle = ?1)",
+        "DELETE FROM bundle WHERE id = ? AND NOT EXISTS (SELECT 1 FROM outcome WHERE bundle = bundle.id) "
+        "AND NOT EXISTS (SELECT 1 FROM span WHERE bundle = bundle.id) "
+        "AND NOT EXISTS (SELECT 1 FROM message WHERE bundle = bundle.id)",
         {(bundle,) for bundle, _ in (*rows, *spans)},
     )
 
