@@ -490,8 +490,8 @@ class Dispatcher:
             batch = frames[start : start + _FRAMES_A_PUBLISH]
             try:
                 publisher = self._open_publisher()
-                if not self._transport_keeps_records:
-                    self.open_results().accept(batch)
+                results = self.open_results()
+                (results.expect if self._transport_keeps_records else results.accept)(batch)
                 publisher.publish(batch, max(0.1, end - self._clock.monotonic()))
             except BrokerUnavailable as error:
                 error.accepted = (*accepted, *_ids(f for f in batch if f.bundle.hex() in error.accepted))

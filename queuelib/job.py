@@ -62,19 +62,32 @@ class Outcomes:
             for key, record in zip(keys, found, strict=True)
         ]
 
-    def wait_for(self, keys: Sequence[Key], timeout: float | None, about: tuple[str, str] = ("", "")) -> Record:
+    def wait_for(
+        self,
+        keys: Sequence[Key],
+        timeout: float | None,
+        about: tuple[str, str] = ("", ""),
+        *,
+        are_open: bool = False,
+    ) -> Record:
         """Wait until one of these jobs has ended and return its record.
+
+        Args:
+            keys: The jobs.
+            timeout: Seconds; None for no limit.
+            about: Task and color, for the notice that nobody serves it.
+            are_open: Whether the caller has just seen that none has ended.
 
         Raises:
             JobTimeout: None ended within `timeout` seconds.
         """
         end = None if timeout is None else time.monotonic() + timeout
         notice_at = time.monotonic() + _NOTICE_AFTER
+        known: Iterable[Record | None] = () if are_open else self._each(keys)
         while True:
-            for start in range(0, len(keys), _WINDOW):
-                for record in self.records(keys[start : start + _WINDOW]):
-                    if record.is_final:
-                        return record
+            for record in known:
+                if record is not None and record.is_final:
+                    return record
             now = time.monotonic()
             if now >= notice_at:
                 self._say_if_nobody_serves(about)
@@ -85,7 +98,12 @@ class Outcomes:
                 msg = f"{what} has not ended within {timeout:g} s; it goes on, and its result can be asked for again"
                 raise JobTimeout(msg)
             until = min(notice_at, end if end is not None else now + _FOREVER)
-            self.open_results().wait(keys, max(0.0, min(until, now + _FOREVER) - now))
+            news = self.open_results().wait(keys, max(0.0, min(until, now + _FOREVER) - now))
+            known = self._each(keys) if news is None or None in news else news
+
+    def _each(self, keys: Sequence[Key]) -> Iterator[Record]:
+        for start in range(0, len(keys), _WINDOW):
+            yield from self.records(keys[start : start + _WINDOW])
 
     def value(self, record: Record, key: Key) -> Any:
         """Return the value of a job that ended well.

@@ -76,8 +76,8 @@ class Stream:
                 bundle = self._bundles[0]
                 found = self._ended(bundle)
                 if not found:
-                    self.outcomes.wait_for([Key(bundle.id, bundle.at)], None, self.about)
-                    continue
+                    key = Key(bundle.id, bundle.at)
+                    found = [self.outcomes.wait_for([key], None, self.about, are_open=True)]
                 for record in found:
                     yield from self._values(bundle, record)
                 if bundle.at == bundle.size:
@@ -102,7 +102,7 @@ class Stream:
                     self.refill()
                 else:
                     keys = [Key(bundle.id, bundle.at) for bundle in self._bundles]
-                    self.outcomes.wait_for(keys, None, self.about)
+                    self.outcomes.wait_for(keys, None, self.about, are_open=True)
         finally:
             self._cancel_rest()
 

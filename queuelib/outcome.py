@@ -19,7 +19,6 @@ __all__ = [
     "SUCCEEDED",
     "TERMINAL",
     "Again",
-    "Done",
     "Failed",
     "NotRun",
     "Outcome",
@@ -38,12 +37,6 @@ CANCELLED: Final = "cancelled"
 EXPIRED: Final = "expired"
 QUARANTINED: Final = "quarantined"
 TERMINAL: Final = frozenset({SUCCEEDED, FAILED, CANCELLED, EXPIRED, QUARANTINED})
-
-
-class Done(NamedTuple):
-    """The handler returned; `body` is the encoded result."""
-
-    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +68,8 @@ class NotRun:
     state: str
 
 
-Outcome = Done | Again | Failed | Quarantined | NotRun
+Outcome = bytes | Again | Failed | Quarantined | NotRun
+"""How a job ended; bytes are the encoded result of one that returned."""
 
 
 class Record(NamedTuple):

@@ -302,6 +302,10 @@ class ResultBackend(Protocol):
         """Remember that these bundles were given out, before they are published."""
         ...
 
+    def expect(self, frames: Sequence[Outgoing]) -> None:
+        """Note that this client is about to publish bundles, of which the transport itself keeps the record."""
+        ...
+
     def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:
         """Store records as `supersedes` in outcome.py decides; return which of them now stand, for all their jobs.
 
@@ -319,8 +323,12 @@ class ResultBackend(Protocol):
         """
         ...
 
-    def wait(self, keys: Sequence[Key], timeout: float) -> None:
-        """Return when at least one of these jobs may have ended, or after `timeout` seconds; may return early."""
+    def wait(self, keys: Sequence[Key], timeout: float) -> Sequence[Record | None] | None:
+        """Return when at least one of these jobs may have ended, or after `timeout` seconds; may return early.
+
+        Returns:
+            What `fetch` says by now, if that was read on the way; None if it is to be asked.
+        """
         ...
 
     def forget(self, keys: Sequence[Key]) -> None:

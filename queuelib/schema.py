@@ -87,6 +87,7 @@ class Schema:
         self._hash = b""
         self._types: list[Any] = []
         self._result: Any = _MISSING
+        self._number: type | None = None  # of results, where they are all plain numbers
         self._exact: list[type | None] = []
         self._defaults: tuple[Any, ...] = ()
         self._is_plain = False  # every parameter can be given by position, and by nothing but its own place
@@ -290,12 +291,12 @@ class Schema:
             ArgumentError: It does not fit; the message has the path.
             EncodeError: It cannot travel.
         """
-        self._prepare()
-        if type(value) is self._result and type(value) in _NUMBERS:
+        if type(value) is self._number:
             try:
                 return codec.encode_number(cast("float", value))  # as most results of quick jobs are
             except OverflowError:
                 pass  # beyond 64 bits
+        self._prepare()
         data = codec.encode(value)
         if (type(value) in _EXACT or value is None) and (self._result is _MISSING or type(value) is self._result):
             return data
@@ -336,6 +337,7 @@ class Schema:
             self._result = hints.get("return", _MISSING)
             if self._result is None or self._result is type(None):
                 self._result = type(None)
+            self._number = self._result if self._result in _NUMBERS else None
             positional = [p for p in self._parameters if p.kind is _PARAMETER.POSITIONAL_OR_KEYWORD]
             if len(positional) == len(self._parameters):
                 self._is_plain = True

@@ -34,6 +34,9 @@ class MemoryResults:
         """Remember bundles."""
         self.server.accept(frames)
 
+    def expect(self, frames: Sequence[Outgoing]) -> None:
+        """Do nothing: everybody is woken."""
+
     def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:  # noqa: ARG002 - everybody is woken
         """Store records."""
         return self.server.store(records, self.keep)

@@ -63,6 +63,10 @@ class RabbitResults:
         """Remember which bundles are this process's own: their outcomes are pushed, and the stream is left alone."""
         self._here().memory.add_own(frame.bundle for frame in frames)
 
+    def expect(self, frames: Sequence[Outgoing]) -> None:
+        """Remember which bundles are this process's own."""
+        self.accept(frames)
+
     def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:
         """Append to the stream; every record of it counts as doubtful, as nobody says which delivery it came from."""
         here = self._here()

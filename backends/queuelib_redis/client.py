@@ -39,7 +39,7 @@ class Client:
         """
         if not commands:
             return []
-        packed = b"".join([pack([_as_bytes(one) for one in command]) for command in commands])
+        packed = _packed(commands)
         wire = self._open()
         answers = wire.exchange(packed, len(commands))
         if any(isinstance(answer, exceptions.NoScriptError) for answer in answers):
@@ -52,10 +52,31 @@ class Client:
                 raise as_ours(self._address, answer) from answer
         return answers
 
-    def pop(self, key: str, timeout: float) -> bytes | None:
-        """Take the first element of a list, waiting for one at most `timeout` seconds."""
-        (found,) = self.send([("BLPOP", key, f"{max(timeout, 0.001):.3f}")])  # 0 would wait for ever
-        return None if found is None else bytes(found[1])
+    def pop(
+        self, key: str, timeout: float, behind: Sequence[Sequence[Any]] = ()
+    ) -> tuple[bytes | None, list[Any] | None]:
+        """Take the first element of a list, waiting for one at most `timeout` seconds, and then ask for more.
+
+        Args:
+            key: The list.
+            timeout: Seconds.
+            behind: Commands that are answered once there is an element, or the time is over, in the same round trip.
+
+        Returns:
+            The element, or None; and the answers, or None if the server refused one of those commands.
+
+        Raises:
+            BrokerUnavailable: The server is gone, or refused the first command.
+        """
+        first = ("BLPOP", key, f"{max(timeout, 0.001):.3f}")  # 0 would wait for ever
+        packed = _packed([first, *behind])
+        wire = self._open()
+        found, *answers = wire.exchange(packed, 1 + len(behind))
+        self._free.append(wire)
+        if isinstance(found, Exception):
+            raise as_ours(self._address, found) from found
+        is_refused = any(isinstance(answer, Exception) for answer in answers)
+        return None if found is None else bytes(found[1]), None if is_refused else answers
 
     def close(self) -> None:
         """Close the connections that nobody uses just now; a later call opens new ones."""
@@ -72,6 +93,10 @@ class Client:
                 return wire
             wire.close()  # nothing was asked: the server has ended it
         return Wire(self._address)
+
+
+def _packed(commands: Sequence[Sequence[Any]]) -> bytes:
+    return b"".join([pack([_as_bytes(one) for one in command]) for command in commands])
 
 
 def _as_bytes(value: Any) -> bytes:

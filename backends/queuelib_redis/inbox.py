@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from queuelib.outcome import Record
 
+    Listen = Callable[[str, float, Sequence[Key]], "tuple[bytes | None, list[Record | None] | None]"]
+
 __all__ = ["Inbox", "address_pattern", "pack", "pack_runs", "unpack", "unpack_runs"]
 
 _RUN = struct.Struct(f">{BUNDLE_BYTES}sII")  # bundle, first job, number of jobs
@@ -36,9 +38,9 @@ _NEWS_AGE = 1.0  # seconds for which an announcement that nobody waited for is r
 class Inbox:
     """One client's address, and the threads that wait there."""
 
-    def __init__(self, namespace: str, pop: Callable[[str, float], bytes | None]) -> None:
+    def __init__(self, namespace: str, listen: Listen) -> None:
         self.address = f"{{{namespace}}}:inbox:{uuid.uuid4().hex}"
-        self._pop = pop
+        self._listen = listen
         self._changed = threading.Condition()
         self._waiters: list[_Waiter] = []
         self._is_read = False
@@ -46,30 +48,40 @@ class Inbox:
         self._news: OrderedDict[tuple[bytes, int, int], float] = OrderedDict()  # runs of jobs, oldest first
 
     def wait(
-        self, keys: Sequence[Key], timeout: float, *, is_own: bool, has_ended: Callable[[Sequence[Key]], bool]
-    ) -> None:
+        self,
+        keys: Sequence[Key],
+        timeout: float,
+        *,
+        is_own: bool,
+        fetch: Callable[[Sequence[Key]], list[Record | None]],
+    ) -> list[Record | None] | None:
         """Return once one of these jobs was announced here or found ended, or after `timeout` seconds.
 
         Args:
             keys: The jobs.
             timeout: Seconds.
             is_own: Whether all of them are announced here.
-            has_ended: Looks at the records on the server.
+            fetch: Looks at the records on the server.
+
+        Returns:
+            What `fetch` would say now, or None if it is to be asked.
         """
         end = time.monotonic() + timeout
         waiter = _Waiter(keys)
         pause = _OWN_CHECK if is_own else _FIRST_CHECK
         try:
             if self._register(waiter):
-                return
+                return None
             while (left := end - time.monotonic()) > 0:
                 if self._await_news(waiter, min(left, pause)) or time.monotonic() >= end:
-                    return
+                    return waiter.seen
                 began = time.monotonic()
-                if has_ended(keys):
-                    return
+                seen = fetch(keys) if waiter.seen is None else waiter.seen
+                if any(record is not None and record.is_final for record in seen):
+                    return seen
                 cost = (time.monotonic() - began) * _CHECK_SHARE
                 pause = max(cost, _OWN_CHECK if is_own else min(2 * pause, _LAST_CHECK))
+            return None
         finally:
             with self._changed:
                 self._waiters.remove(waiter)
@@ -99,25 +111,30 @@ class Inbox:
     def _await_news(self, waiter: _Waiter, timeout: float) -> bool:
         """Read, or wait for whoever reads, at most `timeout` seconds; return whether the waiter's news came."""
         end = time.monotonic() + timeout
+        waiter.seen = None
         while True:
             with self._changed:
                 while self._is_read and not waiter.is_woken and (left := end - time.monotonic()) > 0:
+                    waiter.seen = None  # by then it is old
                     self._changed.wait(left)
                 left = end - time.monotonic()
                 if waiter.is_woken or left <= 0:
                     return waiter.is_woken
                 self._is_read = True
             try:
-                self._read(min(left, _READ_SLICE))
+                has_news = self._read(waiter, min(left, _READ_SLICE))
             finally:
                 with self._changed:
                     self._is_read = False
                     self._changed.notify_all()
+            if has_news:
+                return True
 
-    def _read(self, timeout: float) -> None:
-        announced = self._pop(self.address, timeout)
+    def _read(self, reader: _Waiter, timeout: float) -> bool:
+        """Take an announcement and tell everybody; return whether it is the reader's own, which looks at its jobs too."""
+        announced, reader.seen = self._listen(self.address, timeout, reader.keys)
         if announced is None:
-            return
+            return False
         runs = unpack_runs(announced)
         now = time.monotonic()
         with self._changed:
@@ -127,6 +144,7 @@ class Inbox:
             self._drop_old_news()
             for waiter in self._waiters:
                 waiter.is_woken = waiter.is_woken or any(waiter.is_told_by(run) for run in runs)
+            return reader.is_woken
 
     def _drop_old_news(self) -> None:
         oldest = time.monotonic() - _NEWS_AGE
@@ -138,9 +156,11 @@ class Inbox:
 
 
 class _Waiter:
-    __slots__ = ("_jobs", "is_woken")
+    __slots__ = ("_jobs", "is_woken", "keys", "seen")
 
     def __init__(self, keys: Sequence[Key]) -> None:
+        self.keys = keys
+        self.seen: list[Record | None] | None = None  # of its jobs, by the last read of its own
         self._jobs: dict[bytes, set[int]] = {}
         for bundle, index in keys:
             self._jobs.setdefault(bundle, set()).add(index)

@@ -29,11 +29,12 @@ from queuelib_redis.script import Script
 from queuelib_redis.settlement import SETTLE, announcements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from queuelib.ids import Key
     from queuelib.message import Outgoing
     from queuelib.outcome import Record
+    from queuelib_redis.inbox import Listen
 
 __all__ = ["RedisResults"]
 
@@ -44,6 +45,7 @@ _ACCEPT = Script("common", "records", "accept")
 _FETCH = Script("common", "records", "fetch")
 _FORGET = Script("common", "records", "forget")
 _ONLY = {0}
+_MOST_LOOKED_AT = 32  # jobs, behind the wait for an announcement
 _BUNDLES_A_CALL = 500
 _MARKS_A_CALL = 5000
 _OWN_BUNDLES = 100_000  # that this client remembers to have given out; others it looks up more often
@@ -81,6 +83,10 @@ class RedisResults:
         client.run(commands, [_ACCEPT])
         client.add_own(frame.bundle for frame in fresh)
 
+    def expect(self, frames: Sequence[Outgoing]) -> None:
+        """Remember that the endings of these bundles are announced here."""
+        self._here().add_own(frame.bundle for frame in frames if not frame.is_successor)
+
     def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:
         """Store what supersedes what is there; a batch of one call of a script is atomic."""
         client = self._here()
@@ -95,37 +101,41 @@ class RedisResults:
         return stands
 
     def fetch(self, keys: Sequence[Key]) -> list[Record | None]:
-        """Return what is known of each job; bundles of one are read by one command, any other by one script each."""
-        client = self._here()
-        asked: dict[bytes, set[int]] = {}
-        for bundle, index in keys:
-            asked.setdefault(bundle, set()).add(index)
-        only = [bundle for bundle, indexes in asked.items() if indexes == _ONLY]
-        now = time.time()
-        found: dict[bytes, Found] = {}
-        commands: list[tuple[Any, ...]] = [
-            ("MGET", *[self.bundle_key(bundle) for bundle in only[start : start + _BUNDLES_A_CALL]])
-            for start in range(0, len(only), _BUNDLES_A_CALL)
-        ]
-        values = [value for answer in client.run(commands) for value in answer]
-        for bundle, value in zip(only, values, strict=True):
-            if value is not None:
-                found[bundle] = Found(bundle, value, now)
-        rest = [bundle for bundle in asked if bundle not in found]
-        for bundle, answer in zip(rest, self._read(client, rest, asked), strict=True):
-            found[bundle] = Found(bundle, answer, now)
+        """Return what is known of each job; bundles of one are read by one command, any other by a script."""
+        client, asked = self._here(), _by_bundle(keys)
+        found = self._found(asked, client.run(self._questions(asked), [_FETCH]))
+        absent = {bundle: asked[bundle] for bundle in asked if bundle not in found}
+        if absent:  # a bundle of one that is kept otherwise, or not known
+            found |= self._found(
+                absent, client.run(self._questions(absent, is_scripted=True), [_FETCH]), is_scripted=True
+            )
         return [found[key[0]].record(key) for key in keys]
 
-    def wait(self, keys: Sequence[Key], timeout: float) -> None:
+    def wait(self, keys: Sequence[Key], timeout: float) -> list[Record | None] | None:
         """Wait for an announcement; for jobs that were submitted elsewhere, look, at growing intervals."""
         if timeout <= 0 or not keys:
-            return
+            return None
         client = self._here()
         try:
-            client.inbox.wait(keys, timeout, is_own=client.is_own(keys), has_ended=self._has_ended)
+            return client.inbox.wait(keys, timeout, is_own=client.is_own(keys), fetch=self.fetch)
         finally:
             if client.inbox.is_closed:
                 client.connection.close()  # the one that was in use when the others were closed
+
+    def listen(
+        self, address: str, timeout: float, keys: Sequence[Key]
+    ) -> tuple[bytes | None, list[Record | None] | None]:
+        """Take an announcement, waiting at most `timeout` seconds, and then look at some jobs in the same round trip.
+
+        Returns:
+            The announcement, or None; and what `fetch` would say now, or None if it is to be asked.
+        """
+        asked = _by_bundle(keys if len(keys) <= _MOST_LOOKED_AT else ())
+        popped, answers = self._here().connection.pop(address, timeout, self._questions(asked))
+        found = self._found(asked, answers) if answers else {}
+        if not found or len(found) < len(asked):
+            return popped, None
+        return popped, [found[key[0]].record(key) for key in keys]
 
     def forget(self, keys: Sequence[Key]) -> None:
         """Drop records; the bundles stay."""
@@ -242,29 +252,44 @@ class RedisResults:
         """Return this process's connections; nothing is opened yet."""
         pid = os.getpid()
         client = self._opened.get(pid)
-        return client or self._opened.setdefault(pid, _Client(self.address, self.namespace))
+        return client or self._opened.setdefault(pid, _Client(self.address, self.namespace, self.listen))
 
-    def _has_ended(self, keys: Sequence[Key]) -> bool:
-        return any(record is not None and record.is_final for record in self.fetch(keys))
-
-    def _read(self, client: _Client, bundles: Sequence[bytes], asked: dict[bytes, set[int]]) -> list[Any]:
-        """Return what fetch.lua says of some jobs of each bundle."""
-        commands: list[tuple[Any, ...]] = []
-        for start in range(0, len(bundles), _SCRIPTED_BUNDLES):
+    def _questions(self, asked: Mapping[bytes, set[int]], *, is_scripted: bool = False) -> list[tuple[Any, ...]]:
+        """Return the commands whose answers `_found` reads."""
+        only, others = _kinds(asked, is_scripted=is_scripted)
+        commands: list[tuple[Any, ...]] = [
+            ("MGET", *[self.bundle_key(bundle) for bundle in only[start : start + _BUNDLES_A_CALL]])
+            for start in range(0, len(only), _BUNDLES_A_CALL)
+        ]
+        for start in range(0, len(others), _SCRIPTED_BUNDLES):
             arguments: list[Any] = []
-            for bundle in bundles[start : start + _SCRIPTED_BUNDLES]:
+            for bundle in others[start : start + _SCRIPTED_BUNDLES]:
                 wanted = runs(asked[bundle])
                 arguments += (bundle.hex(), len(wanted), *[index for run in wanted for index in run])
             commands.append(("EVALSHA", _FETCH.digest, 1, self.prefix, *arguments))
-        return [answer for answers in client.run(commands, [_FETCH]) for answer in answers]
+        return commands
+
+    @staticmethod
+    def _found(
+        asked: Mapping[bytes, set[int]], answers: Iterable[Any], *, is_scripted: bool = False
+    ) -> dict[bytes, Found]:
+        """Return what the server knows of each bundle; one of a single job may be missing."""
+        only, others = _kinds(asked, is_scripted=is_scripted)
+        now = time.time()
+        values = [value for answer in answers for value in answer]
+        found = {bundle: Found(bundle, value, now) for bundle, value in zip(others, values[len(only) :], strict=True)}
+        for bundle, value in zip(only, values, strict=False):
+            if value is not None:
+                found[bundle] = Found(bundle, value, now)
+        return found
 
 
 class _Client:
     """What one process holds open."""
 
-    def __init__(self, address: Address, namespace: str) -> None:
+    def __init__(self, address: Address, namespace: str, listen: Listen) -> None:
         self.connection = Client(address)
-        self.inbox = Inbox(namespace, self.connection.pop)
+        self.inbox = Inbox(namespace, listen)
         self._own: OrderedDict[bytes, None] = OrderedDict()
 
     def run(self, commands: Sequence[tuple[Any, ...]], scripts: Sequence[Script] = ()) -> list[Any]:
@@ -283,3 +308,16 @@ class _Client:
     def is_own(self, keys: Sequence[Key]) -> bool:
         """Return whether all these jobs were given out here."""
         return all(key.bundle in self._own for key in keys)
+
+
+def _by_bundle(keys: Iterable[Key]) -> dict[bytes, set[int]]:
+    asked: dict[bytes, set[int]] = {}
+    for bundle, index in keys:
+        asked.setdefault(bundle, set()).add(index)
+    return asked
+
+
+def _kinds(asked: Mapping[bytes, set[int]], *, is_scripted: bool) -> tuple[list[bytes], list[bytes]]:
+    """Return the bundles that may be read by a plain command, and the others."""
+    only = [] if is_scripted else [bundle for bundle, indexes in asked.items() if indexes == _ONLY]
+    return only, [bundle for bundle, indexes in asked.items() if is_scripted or indexes != _ONLY]

@@ -48,6 +48,9 @@ class SqliteResults:
         with self._store.write() as connection:
             messages.note(connection, frames)
 
+    def expect(self, frames: Sequence[Outgoing]) -> None:
+        """Do nothing: everybody hears the ring."""
+
     def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:  # noqa: ARG002 - FIFOs are registered
         """Store what supersedes what is there."""
         with self._store.write() as connection:
@@ -61,15 +64,16 @@ class SqliteResults:
         with self._store.read() as connection:
             return outcomes.fetch(connection, keys)
 
-    def wait(self, keys: Sequence[Key], timeout: float) -> None:
+    def wait(self, keys: Sequence[Key], timeout: float) -> Sequence[Record | None]:
         """Wait for a ring, then for one of these jobs to have ended."""
         bell = self._own_bell()
         end = time.monotonic() + timeout
         while True:
             rings = bell.rings
+            found = self.fetch(keys)
             left = end - time.monotonic()
-            if left <= 0 or any(record is not None and record.is_final for record in self.fetch(keys)):
-                return
+            if left <= 0 or any(record is not None and record.is_final for record in found):
+                return found
             bell.wait(rings, min(left, _LONGEST_NAP))
 
     def forget(self, keys: Sequence[Key]) -> None:

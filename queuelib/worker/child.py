@@ -11,14 +11,15 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from queuelib.bundle import QUICK
 from queuelib.context import Running, running
 from queuelib.ids import Key
-from queuelib.outcome import Again, Done, Failed, NotRun, Outcome, Quarantined
+from queuelib.outcome import Again, Failed, NotRun, Outcome, Quarantined
 from queuelib.worker.frames import FrameReader, send_frame
-from queuelib.worker.shared import EPOCH, NUMBER, STARTED, Outbox, Slot
+from queuelib.worker.shared import EPOCH, NUMBER, STARTED, Slot, outbox
 
 if TYPE_CHECKING:
     from queuelib.task import Definition
@@ -28,9 +29,8 @@ __all__ = ["DROP", "HELLO", "JOBS", "STOP", "Lot", "outcome_from", "serve"]
 
 JOBS, DROP, STOP = 0, 1, 2  # kinds of frames to a child
 _DONE, _AGAIN, _FAILED, _QUARANTINED = range(4)
-_QUICK = 0.002  # seconds; results of longer jobs go through the socket, each with its own time
 HELLO = "hello"  # its first frame back, with its pid
-_RING_EVERY = 0.010  # seconds; one who has more to run says at most so often that there is something to read
+_RING_EVERY = 0.020  # seconds; one who has more to run says at most so often that there is something to read
 
 
 class Lot:
@@ -77,15 +77,15 @@ class Lot:
 
 
 class _Run:
-    """Jobs of a lot that come one after the other; the first has the number `number`."""
+    """Jobs of a lot that come one after the other; the number of each is its position and `shift`."""
 
-    __slots__ = ("at", "end", "lot", "number")
+    __slots__ = ("at", "end", "lot", "shift")
 
     def __init__(self, number: int, lot: Lot, at: int, end: int) -> None:
-        self.number = number
         self.lot = lot
         self.at = at
         self.end = end
+        self.shift = number - at
 
 
 def serve(sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Executor, worker: str) -> None:
@@ -99,11 +99,12 @@ def serve(sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Execu
         worker: Name of the worker.
     """
     tokens, bell = fds
-    inbox, outbox = _Inbox(FrameReader(sock), slot, worker), Outbox(slot)
+    inbox = _Inbox(FrameReader(sock), slot, worker)
     send_frame(sock, (HELLO, os.getpid()))
-    clock, take_token, run_one, put = time.monotonic, os.eventfd_read, executor.run, outbox.put
+    clock, take_token, put = time.monotonic, os.eventfd_read, outbox(slot)
     words, times = slot.words, slot.times
     run: _Run | None = None
+    outcomes: Iterator[Outcome] = iter(())
     has_news, rang_at = False, 0.0
     while True:
         try:
@@ -116,21 +117,22 @@ def serve(sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Execu
                 continue
             return
         if run is None or run.at == run.end or words[EPOCH] != inbox.epoch:
-            run = inbox.first()
-            if run is None:
+            first = inbox.first()
+            if first is None:
                 os.eventfd_write(bell, 1)
                 return
-        lot, number = run.lot, run.number
-        lot.position = run.at
-        run.at += 1
-        run.number = number + 1
+            if first is not run:
+                run, outcomes = first, executor.outcomes(first.lot, first.at)
+        at = run.at
+        run.at = at + 1
+        number = run.shift + at
         times[STARTED] = started = clock()
         words[NUMBER] = number
-        outcome = run_one(lot)
+        outcome = next(outcomes)
         ended = clock()
         seconds = ended - started
         # The outcome leaves before the next token is taken, so at most one job was started and not reported.
-        if not (seconds < _QUICK and type(outcome) is Done and put(outcome[0], seconds)):
+        if not (seconds < QUICK and type(outcome) is bytes and put(outcome, seconds)):
             send_frame(sock, (number, seconds, *_as_fields(outcome)))
         words[NUMBER] = 0
         has_news = ended - rang_at < _RING_EVERY
@@ -141,8 +143,8 @@ def serve(sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Execu
 
 def _as_fields(outcome: Outcome) -> tuple[Any, ...]:
     match outcome:
-        case Done(body):
-            return (_DONE, body)
+        case bytes():
+            return (_DONE, outcome)
         case Again(delay, body):
             return (_AGAIN, delay, body)
         case Failed(body):
@@ -162,7 +164,7 @@ def outcome_from(fields: list[Any]) -> Outcome:
     """
     match fields:
         case [0, bytes(body)]:
-            return Done(body)
+            return body
         case [1, (None | float() | int()) as delay, bytes(body)]:
             return Again(delay, body)
         case [2, bytes(body)]:
@@ -223,11 +225,11 @@ class _Inbox:
             self._runs.extend(_Run(number, lots[which], at, end) for number, which, at, end in value[1])
         elif kind == DROP:
             first, self.epoch = value
-            while self._runs and self._runs[-1].number >= first:
+            while self._runs and self._runs[-1].shift + self._runs[-1].at >= first:
                 self._runs.pop()
             if self._runs:
                 last = self._runs[-1]
-                last.end = min(last.end, last.at + first - last.number)
+                last.end = min(last.end, first - last.shift)
         else:
             self._stop()
 

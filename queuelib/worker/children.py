@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from queuelib.codec import joined_list, split_list
 from queuelib.errors import WorkerError
-from queuelib.outcome import Done, Outcome
+from queuelib.outcome import Outcome
 from queuelib.worker import process
 from queuelib.worker.child import DROP, JOBS, STOP, outcome_from, serve
 from queuelib.worker.execute import Executor
@@ -216,8 +216,8 @@ class Child:
     def _other(self, hold: Hold, at: int) -> Successes | Report:
         _, seconds, *fields = self._others.popleft()
         outcome = outcome_from(fields)
-        if type(outcome) is Done:
-            return Successes(hold, at, 1, outcome.body, seconds, self.pid)
+        if isinstance(outcome, bytes):
+            return Successes(hold, at, 1, outcome, seconds, self.pid)
         return Report(hold, at, outcome, seconds)
 
     def read(self) -> bool:

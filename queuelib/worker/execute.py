@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from types import CoroutineType
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from queuelib import body
 from queuelib.codec import list_length
 from queuelib.errors import DecodeError, QueuelibError, Retry, SoftTimeLimit
-from queuelib.outcome import Again, Done, Failed, Outcome, Quarantined
+from queuelib.outcome import Again, Failed, Outcome, Quarantined
 from queuelib.schema import SchemaMismatch
 
 if TYPE_CHECKING:
@@ -33,26 +33,35 @@ class Executor:
         self._ran_by = f"{worker}/{os.getpid()}"
         self._loop: Any = None
 
-    def run(self, lot: Lot) -> Outcome:
-        """Run the job at `lot.position`, which was not run before."""
-        calls = lot.calls
-        if calls is None:
-            calls = self._read(lot)
+    def outcomes(self, lot: Lot, at: int) -> Iterator[Outcome]:
+        """Run one job of a lot for each item that is asked for, from a position on; each position is run once.
+
+        Yields:
+            The outcome of each.
+        """
+        calls = self._read(lot) if lot.calls is None else lot.calls
         definition, function = lot.definition, lot.function
         if definition is None:
-            return Quarantined(f"no task is called {lot.task!r} here")
-        call, calls[lot.position] = calls[lot.position], None  # what it holds can go when the handler returns
-        if function is None or type(call) is not tuple or lot.timeout is not None:
-            return self._run_otherwise(definition, function, call, lot)
-        try:
-            value = function(*call)
-            if type(value) is CoroutineType:
-                value = self._complete(value)
-        except SystemExit:
-            raise  # the child ends, and that is a death like any other
-        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is an outcome and not our end
-            return self._failure(definition, error, 1)
-        return self._done(definition, value)
+            yield from [Quarantined(f"no task is called {lot.task!r} here")] * list_length(lot.column)
+            return
+        for position in range(at, len(calls)):
+            lot.position = position
+            call, calls[position] = calls[position], None  # what it holds can go when the handler returns
+            if function is None or type(call) is not tuple or lot.timeout is not None:
+                yield self._run_otherwise(definition, function, call, lot)
+                continue
+            try:
+                value = function(*call)
+                if type(value) is CoroutineType:
+                    value = self._complete(value)
+            except SystemExit:
+                raise  # the child ends, and that is a death like any other
+            except BaseException as error:  # noqa: BLE001 - whatever a handler raises is an outcome and not our end
+                outcome = self._failure(definition, error, 1)
+            else:
+                outcome = self._dumped(definition, value)
+            value = None  # it can go, too, before the next job starts
+            yield outcome
 
     def _run_otherwise(
         self, definition: Definition, function: Callable[..., Any] | None, call: Any, lot: Lot
@@ -70,11 +79,11 @@ class Executor:
             raise
         except BaseException as error:  # noqa: BLE001
             return self._failure(definition, error, 2 + (lot.timeout is not None))
-        return self._done(definition, value)
+        return self._dumped(definition, value)
 
-    def _done(self, definition: Definition, value: object) -> Outcome:
+    def _dumped(self, definition: Definition, value: object) -> Outcome:
         try:
-            return Done(definition.schema.dump_result(value))
+            return definition.schema.dump_result(value)
         except Exception as error:  # noqa: BLE001 - it does not fit, or its own methods raise while it is encoded
             return Failed(body.of_error(definition.name, error, self._ran_by))
 

@@ -18,7 +18,6 @@ from queuelib.outcome import (
     RETRYING,
     SUCCEEDED,
     Again,
-    Done,
     Failed,
     NotRun,
     Outcome,
@@ -152,8 +151,8 @@ class Ledger:
         bundle, key = hold.bundle, hold.key(at)
         attempt = bundle.attempt
         match outcome:
-            case Done(result):
-                return Record(key, SUCCEEDED, attempt, body.of_result(bundle.task, result), now)
+            case bytes():
+                return Record(key, SUCCEEDED, attempt, body.of_result(bundle.task, outcome), now)
             case Again(delay, report) if attempt <= bundle.limits.retries:
                 wait = delay_before(attempt + 1, bundle.limits) if delay is None else delay
                 successor = part(bundle, [at], attempt=attempt + 1, due=now + wait, deaths=0)

@@ -48,6 +48,9 @@ class JournalResults:
     def accept(self, frames: Sequence[Outgoing]) -> None:
         self._append("bundle", *((frame.bundle, frame.size, frame.due or 0) for frame in frames))
 
+    def expect(self, frames: Sequence[Outgoing]) -> None:
+        self.accept(frames)
+
     def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:
         jobs = [singles(record) for record in records]  # of a record of several successes, one each
         self._append("record", *((r.state, *r.key, r.attempt, r.body, r.at) for some in jobs for r in some))

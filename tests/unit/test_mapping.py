@@ -99,9 +99,10 @@ class FakeOutcomes:
         """Return what is known of each."""
         return [self.ended.get(key) or Record(key, QUEUED) for key in keys]
 
-    def wait_for(self, keys: Sequence[Key], timeout: float | None, about: tuple[str, str]) -> Record:
+    def wait_for(self, keys: Sequence[Key], timeout: float | None, about: tuple[str, str], *, are_open: bool) -> Record:
         """End one of the jobs, and sometimes more, also some that nobody waits for yet."""
         assert timeout is None
+        assert are_open
         self.abouts.add(about)
         able = [key for key in keys if self.arguments[key] not in self.stuck]
         others = [key for key in self.arguments if key not in self.ended]

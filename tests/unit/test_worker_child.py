@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import select
@@ -18,7 +19,7 @@ import pytest
 from queuelib import codec
 from queuelib.context import current_job
 from queuelib.ids import Key, job_id
-from queuelib.outcome import Again, Done, Failed, Outcome, Quarantined
+from queuelib.outcome import Again, Failed, Outcome, Quarantined
 from queuelib.worker.child import DROP, JOBS, STOP, Lot, outcome_from, serve
 from queuelib.worker.frames import FrameReader, pack_frame
 from queuelib.worker.shared import SHARED_BYTES, Ring, Slot
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from queuelib.context import Running
 
 PATIENCE = 5.0  # seconds until a child that says nothing fails the test
-OUTCOMES: list[Outcome] = [Done(b"\x07"), Again(None, b"e"), Again(0.5, b"e"), Failed(b"e"), Quarantined("why")]
+OUTCOMES: list[Outcome] = [b"\x07", Again(None, b"e"), Again(0.5, b"e"), Failed(b"e"), Quarantined("why")]
 
 
 @dataclass
@@ -41,7 +42,7 @@ class FakeExecutor:
         gate: Closed, it keeps a job running until the test opens it.
     """
 
-    outcomes: dict[int, Outcome] = field(default_factory=dict[int, Outcome])
+    answers: dict[int, Outcome] = field(default_factory=dict[int, Outcome])
     ran: list[tuple[Running, Lot]] = field(default_factory=list[Any])
     slots: list[int] = field(default_factory=list[int])
     slot: Slot | None = None
@@ -51,7 +52,12 @@ class FakeExecutor:
     def __post_init__(self) -> None:
         self.gate.set()
 
-    def run(self, lot: Lot) -> Outcome:
+    def outcomes(self, lot: Lot, at: int) -> Iterator[Outcome]:
+        """Yield the outcomes of a lot, one for each that is asked for."""
+        for lot.position in itertools.count(at):
+            yield self._run(lot)
+
+    def _run(self, lot: Lot) -> Outcome:
         """Note the job, wait at the gate, and return its outcome."""
         assert self.slot is not None
         self.slots.append(self.slot.running()[0])
@@ -59,7 +65,7 @@ class FakeExecutor:
         self.ran.append((job, lot))
         self.started.release()
         assert self.gate.wait(PATIENCE)
-        return self.outcomes.get(job.key.index, Done(codec.encode(job.key.index)))
+        return self.answers.get(job.key.index, codec.encode(job.key.index))
 
     @property
     def indexes(self) -> list[int]:
@@ -128,11 +134,11 @@ class Supervisor:
             assert first == number
             assert 0.0 <= seconds < PATIENCE
             return outcome_from(fields)
-        return Done(codec.encode(self.results.pop(0)))
+        return codec.encode(self.results.pop(0))
 
     def are_reported(self, *numbers: int) -> bool:
         """Wait until jobs were reported, in this order."""
-        return all(self.report(number) == Done(codec.encode(number)) for number in numbers)
+        return all(self.report(number) == codec.encode(number) for number in numbers)
 
     def has_ended(self) -> bool:
         """Wait for the child's end."""
@@ -190,7 +196,7 @@ class TestRun:
         with child(FakeExecutor()) as supervisor:
             supervisor.send(1, 2, indexes=[40, 41, 49])
             os.eventfd_write(supervisor.tokens, 2)
-            assert [supervisor.report(number) for number in (1, 2)] == [Done(codec.encode(41)), Done(codec.encode(49))]
+            assert [supervisor.report(number) for number in (1, 2)] == [codec.encode(41), codec.encode(49)]
 
     @pytest.mark.parametrize("outcome", OUTCOMES)
     def test_every_outcome_crosses(self, outcome: Outcome) -> None:
@@ -201,7 +207,7 @@ class TestRun:
 
     def test_what_has_no_room_in_the_ring_comes_by_the_socket(self) -> None:
         """In its turn."""
-        large = Done(bytes(1_000_000))
+        large = bytes(1_000_000)
         with child(FakeExecutor({2: large})) as supervisor:
             supervisor.hand(1, 2, 3)
             assert supervisor.are_reported(1)

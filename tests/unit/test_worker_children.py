@@ -16,7 +16,7 @@ from queuelib.worker.child import DROP, JOBS, STOP
 from queuelib.worker.children import Child, Report, Successes
 from queuelib.worker.frames import FrameReader, send_frame
 from queuelib.worker.lease import Part
-from queuelib.worker.shared import NUMBER, SHARED_BYTES, STARTED, Outbox, Slot
+from queuelib.worker.shared import NUMBER, SHARED_BYTES, STARTED, Slot, outbox
 from tests.unit.fakes import BUNDLE_ID, make_bundle, make_part, positions
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Pair:
         memory = mmap.mmap(-1, SHARED_BYTES)
         self.child = Child(ours, tokens, Slot(memory))
         self.slot = Slot(memory)
-        self.outbox = Outbox(self.slot)
+        self.put = outbox(self.slot)
         self.reader = FrameReader(self.theirs)
 
     def start(self, count: int = 1) -> None:
@@ -46,7 +46,7 @@ class Pair:
 
     def report(self, number: int) -> None:
         """Report the next job as done, through the ring."""
-        assert self.outbox.put(codec.encode(number), 0.25)
+        assert self.put(codec.encode(number), 0.25)
 
     def send(self, number: int, *fields: Any) -> None:
         """Report a job through the socket."""

@@ -21,7 +21,6 @@ from queuelib.outcome import (
     RETRYING,
     SUCCEEDED,
     Again,
-    Done,
     Failed,
     NotRun,
     Outcome,
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 
     from queuelib.worker.lease import Hold
 
-OUTCOMES = [Done(b"r"), Again(None, b"e"), Failed(b"e"), Quarantined("why"), NotRun(CANCELLED), NotRun(EXPIRED)]
+OUTCOMES = [b"r", Again(None, b"e"), Failed(b"e"), Quarantined("why"), NotRun(CANCELLED), NotRun(EXPIRED)]
 
 
 def settle(outcome: Outcome, time: Time | None = None, **changes: Any) -> tuple[str, Settled]:
@@ -65,7 +64,7 @@ class TestOutcomes:
     @pytest.mark.parametrize(
         ("outcome", "state", "data"),
         [
-            (Done(b"result"), SUCCEEDED, body.of_result("lab.work", b"result")),
+            (b"result", SUCCEEDED, body.of_result("lab.work", b"result")),
             (Failed(b"error"), FAILED, b"error"),
             (Again(None, b"error"), FAILED, b"error"),
             (NotRun(CANCELLED), CANCELLED, b""),
@@ -163,7 +162,7 @@ class TestLedger:
         ledger = Ledger(Time().clock)
         assert not ledger
         for hold, at in ((one, 0), (other, 1), (one, 1)):
-            ledger.add(hold, at, Done(b""))
+            ledger.add(hold, at, b"")
         assert ledger
         first, second = ledger.take_all()
         assert (first.delivery, first.is_complete, first.reply) == (one.delivery, True, "here")
@@ -176,7 +175,7 @@ class TestLedger:
         """It has ended already; nothing is written."""
         hold = make_hold()
         ledger = Ledger(Time().clock)
-        assert ledger.add(hold, 0, Done(b"first")) == SUCCEEDED
+        assert ledger.add(hold, 0, b"first") == SUCCEEDED
         ledger.take_all()
         assert ledger.add(hold, 0, Failed(b"second")) == ""
         assert not ledger

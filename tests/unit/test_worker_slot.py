@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queuelib.worker.shared import NUMBER, SHARED_BYTES, STARTED, Batch, Damaged, Outbox, Ring, Slot
+from queuelib.worker.shared import NUMBER, SHARED_BYTES, STARTED, Batch, Damaged, Ring, Slot, outbox
 from tests.unit.fakes import quick
 
 RESULTS = st.binary(max_size=40) | st.integers(0, 70_000).map(bytes)
@@ -20,7 +20,7 @@ class Pair:
     def __init__(self) -> None:
         self.memory = mmap.mmap(-1, SHARED_BYTES)
         self.slot = Slot(self.memory)
-        self.outbox, self.ring = Outbox(self.slot), Ring(self.slot)
+        self.put, self.ring = outbox(self.slot), Ring(self.slot)
 
 
 class TestSlot:
@@ -57,7 +57,7 @@ class TestRing:
         pair, kept, read = Pair(), b"", b""
         count = 0
         for number, result in enumerate(results, 1):
-            if pair.outbox.put(result, 0.25):
+            if pair.put(result, 0.25):
                 kept += result
                 count += 1
             if number % pace == 0:
@@ -74,27 +74,27 @@ class TestRing:
         pair = Pair()
         for number in range(70_000):
             result = bytes([number % 251]) * (number % 977)
-            assert pair.outbox.put(result, 0.0)
+            assert pair.put(result, 0.0)
             assert pair.ring.read()[:2] == (1, result)
 
     def test_it_is_full_until_it_is_read(self) -> None:
         """What does not fit is not written, nor is anything of it."""
         pair = Pair()
         results: list[bytes] = []
-        while pair.outbox.put(bytes([len(results)]) * 60_000, 0.0):
+        while pair.put(bytes([len(results)]) * 60_000, 0.0):
             results.append(bytes([len(results)]) * 60_000)
         assert len(results) == 4
         assert pair.ring.read().data == b"".join(results)
-        assert pair.outbox.put(b"next", 0.0)
+        assert pair.put(b"next", 0.0)
         assert pair.ring.read() == Batch(1, b"next", 0.0)
 
     def test_seconds_are_added_up(self) -> None:
         """Of all that is read at once."""
         pair = Pair()
         for seconds in (0.25, 0.5):
-            pair.outbox.put(b"r", seconds)
+            pair.put(b"r", seconds)
         assert pair.ring.read() == Batch(2, b"rr", 0.75)
-        pair.outbox.put(b"s", 1.0)
+        pair.put(b"s", 1.0)
         assert pair.ring.read() == Batch(1, b"s", 1.0)
         assert pair.ring.read() == Batch(0, b"", 0.0)
 
@@ -103,8 +103,8 @@ class TestRing:
     def test_scribbled_results_are_not_read(self, place: int, value: int) -> None:
         """Nor are those behind them, however often they are looked at; put right, they are."""
         pair = Pair()
-        pair.outbox.put(b"a result", 0.0)
-        pair.outbox.put(b"another", 0.0)
+        pair.put(b"a result", 0.0)
+        pair.put(b"another", 0.0)
         pair.memory[place] ^= value
         for _ in range(2):
             with pytest.raises(Damaged):
@@ -117,7 +117,7 @@ class TestRing:
     def test_a_scribbled_count_is_not_believed(self, commit: int) -> None:
         """The check over the bytes tells, but for one in sixteen million."""
         pair = Pair()
-        pair.outbox.put(b"a result", 0.0)
+        pair.put(b"a result", 0.0)
         right = pair.slot.words[3]
         pair.slot.words[3] = commit
         try:
