@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from queuelib.broker.incoming import CONTENT_TYPE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CONTENT_TYPE", "FIRST_AT", "ConfirmedChannel", "Parcel"]
-
-CONTENT_TYPE = "application/x-queuelib"
-FIRST_AT = "ql-at"  # header: wall time of the first publication
+__all__ = ["ConfirmedChannel", "Parcel"]
 
 _PUBLISH = (60, 40)  # class and method of basic.publish in AMQP 0-9-1
 _PERSISTENT = 2

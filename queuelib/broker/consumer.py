@@ -19,10 +19,11 @@ import heapq
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from queuelib.broker.confirms import FIRST_AT, ConfirmedChannel, Parcel
+from queuelib.broker.confirms import ConfirmedChannel, Parcel
+from queuelib.broker.incoming import DUE, FIRST_AT
 from queuelib.broker.link import Link
 from queuelib.broker.post import Post
-from queuelib.broker.ring import DUE, Ring, Tag
+from queuelib.broker.ring import Ring, Tag
 from queuelib.clock import SYSTEM, Clock
 from queuelib.errors import BrokerUnavailable, SubmitUnknown
 from queuelib.settings import SUBMIT_DEADLINE
@@ -217,6 +218,7 @@ class ConsumerLane:
             channel = self._link.open_channel()
             is_amqp = self._link.has_socket
             ring = Ring(channel, color, self._prefix + color, self.incarnation, is_amqp=is_amqp)
+            self._link.tell(channel, ring.receive)
             self._rings[color] = ring
         return ring
 

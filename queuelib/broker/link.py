@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 from kombu.exceptions import OperationalError
 
 from queuelib.broker.confirms import ConfirmedChannel
+from queuelib.broker.incoming import Incoming
 from queuelib.errors import BrokerUnavailable, ConfigurationError, QueuelibError
 from queuelib.settings import SUBMIT_DEADLINE, mask
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from kombu.connection import Connection
 
+    from queuelib.broker.incoming import Arrival
     from queuelib.ports import TransportSettings
 
 __all__ = ["Link"]
@@ -36,6 +38,7 @@ class Link:
         self.place = mask(settings.url)
         self.is_dead = False
         self.has_socket = connection.transport.driver_type == "amqp"
+        self._incoming: Incoming | None = None
         self._declared: set[str] = set()
         self._channel_errors: tuple[type[BaseException], ...] = tuple(connection.channel_errors)
         self._errors: tuple[type[BaseException], ...] = (
@@ -82,23 +85,41 @@ class Link:
         return ConfirmedChannel(self.connection.channel(), is_confirmed=self.settings.confirms)
 
     def drain(self, timeout: float = 0.0) -> bool:
-        """Handle all that has arrived, waiting for the first of it at most `timeout` seconds; return if there was any.
+        """Handle all that has arrived, waiting for the first of it at most `timeout` seconds; return if there was any."""
+        if not self.has_socket:
+            return self._drain_virtual(timeout)
+        incoming = self.incoming
+        if incoming is None:
+            return self._drain_by_frame(timeout)
+        return incoming.read(timeout)
+
+    @property
+    def incoming(self) -> Incoming | None:
+        """The reader of a plain TCP connection; None for all others."""
+        if self._incoming is None and self.has_socket and not hasattr(self.sock, "pending"):
+            self._incoming = Incoming(self.connection.connection)
+        return self._incoming
+
+    def tell(self, channel: ConfirmedChannel, receive: Callable[[Arrival], None]) -> None:
+        """Tell of deliveries on a channel in this way too, besides by the callbacks of its consumers."""
+        if self.incoming is not None:
+            self.incoming.receivers[channel.raw.channel_id] = receive
+
+    def _drain_by_frame(self, timeout: float) -> bool:
+        """Drain a TLS connection.
 
         py-amqp reads nothing ahead of the frame at hand, so the socket says whether there is more; with a timeout
         of zero it would spin for as long as a peer takes to complete a frame.
         """
-        if not self.has_socket:
-            return self._drain_virtual(timeout)
         sock = self.sock
         poller = select.poll()
         poller.register(sock, select.POLLIN)
-        pending = getattr(sock, "pending", None)  # TLS: what was decrypted is not in the kernel any more
         before = sock.gettimeout()
         wait = int(timeout * 1000 + 0.999)
         found = False
         sock.settimeout(_MID_FRAME)
         try:
-            while (pending is not None and pending()) or poller.poll(wait):
+            while sock.pending() or poller.poll(wait):  # what was decrypted is not in the kernel any more
                 wait = 0
                 found = True
                 self.connection.drain_events(timeout=_MID_FRAME)

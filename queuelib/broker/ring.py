@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from queuelib.broker.confirms import FIRST_AT
+from queuelib.broker.incoming import Arrival, arrival_of
 from queuelib.ports import Delivery
 
 if TYPE_CHECKING:
@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
     from queuelib.broker.confirms import ConfirmedChannel
 
-__all__ = ["DUE", "Ring", "Tag"]
-
-DUE = "ql-due"  # header: wall time before which nobody may start it
+__all__ = ["Ring", "Tag"]
 
 _PREFETCH_CAP = 2000  # frames of one consumer; the server advises a few hundred, and more gains nothing
 _MAX_CONSUMERS = 8  # on one channel; then they become one
@@ -41,7 +39,7 @@ class Ring:
         self._color = color
         self._incarnation = incarnation
         self._is_amqp = is_amqp
-        self._arrived: deque[Any] = deque()
+        self._arrived: deque[Arrival] = deque()
         self._consumers: dict[str, int] = {}  # consumer tag -> prefetch
 
     def widen(self, room: int) -> bool:
@@ -60,17 +58,9 @@ class Ring:
         color, incarnation = self._color, self._incarnation
         taken: list[tuple[Delivery, float]] = []
         for _ in range(min(count, len(arrived))):
-            message = arrived.popleft()
-            headers = message.headers or {}
-            body = message.body
-            delivery = Delivery(
-                body if isinstance(body, bytes) else bytes(body, "utf-8") if isinstance(body, str) else bytes(body),
-                color,
-                Tag(incarnation, color, message.delivery_tag),
-                bool(message.delivery_info.get("redelivered") or headers.get("x-delivery-count")),
-                _number(headers.get(FIRST_AT), now),
-            )
-            taken.append((delivery, _number(headers.get(DUE), 0.0)))
+            number, body, is_redelivered, first_at, due = arrived.popleft()
+            published = now if first_at is None else first_at
+            taken.append((Delivery(body, color, Tag(incarnation, color, number), is_redelivered, published), due))
         return taken
 
     def acknowledge(self, numbers: Sequence[Any]) -> None:
@@ -96,9 +86,13 @@ class Ring:
         del self.unsettled[number]
         self.channel.raw.basic_reject(number, requeue=True)
 
-    def _receive(self, message: Any) -> None:
-        self.unsettled[message.delivery_tag] = None
-        self._arrived.append(message)
+    def receive(self, arrival: Arrival) -> None:
+        """Keep what has arrived until it is handed out."""
+        self.unsettled[arrival.number] = None
+        self._arrived.append(arrival)
+
+    def _receive_message(self, message: Any) -> None:
+        self.receive(arrival_of(message))
 
     def _grow(self, needed: int, capacity: int) -> bool:
         if not self._is_amqp:
@@ -126,13 +120,9 @@ class Ring:
         if self._is_amqp:
             raw.basic_qos(0, prefetch, False)  # noqa: FBT003 - kombu's signature
         self._consumers[tag] = prefetch
-        raw.basic_consume(queue=self.queue, no_ack=False, callback=self._receive, consumer_tag=tag)
+        raw.basic_consume(queue=self.queue, no_ack=False, callback=self._receive_message, consumer_tag=tag)
 
     def _cancel(self, tags: Iterable[str]) -> None:
         for tag in tags:
             self.channel.raw.basic_cancel(tag)
             del self._consumers[tag]
-
-
-def _number(value: Any, default: float) -> float:
-    return float(value) if isinstance(value, int | float) else default
