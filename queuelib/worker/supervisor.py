@@ -372,6 +372,8 @@ class Supervisor:
         for entry in ours:
             if entry.is_complete:
                 self._holds.discard(entry.delivery)
+            elif entry.delivery.is_lost:
+                self._reopen(entry, [record for record in entry.records if record.state != SUCCEEDED])
             are_lost = are_lost or entry.delivery.is_lost
         if are_lost:
             self._ready.discard_lost(self._clock.wall())
@@ -380,10 +382,18 @@ class Supervisor:
         """Store the successes of deliveries that another worker speaks for."""
         for entry in batch:
             successes = [record for record in entry.records if record.state == SUCCEEDED]
-            if successes:
-                self._try(self._link.results.store, successes, entry.reply)
+            is_stored = successes and self._try(self._link.results.store, successes, entry.reply) is not None
             if entry.is_complete:
                 self._holds.discard(entry.delivery)
+            else:
+                self._reopen(entry, [one for one in entry.records if not is_stored or one.state != SUCCEEDED])
+
+    def _reopen(self, entry: Settled, dropped: Iterable[Record]) -> None:
+        """Note that outcomes were written nowhere: should the message come back here, their jobs run again."""
+        hold = self._holds.of_delivery(entry.delivery)
+        if hold is not None:
+            for key in [key for record in dropped for key in record.keys]:
+                hold.reopen(key.index)
 
     def _take(self) -> None:
         lane = self._link.lane
@@ -414,8 +424,7 @@ class Supervisor:
         try:
             taken = self._intake.read(deliveries, lambda: self._link.results)
         except BrokerUnavailable as error:
-            if self._link.lane is not None:
-                self._try(self._link.lane.give_back, deliveries, 1.0)
+            self._give_back(deliveries, 1.0)
             self._lose(error)
             return
         self._unsettled += taken.settled
@@ -447,6 +456,7 @@ class Supervisor:
 
         The connection was lost and the broker delivers again, or the same message was sent twice.
         """
+        self._unsettled += self._ledger.take_all()  # what it says of a delivery is renamed with it
         for hold in self._holds.of_bundle(new.bundle.id):
             if hold.is_same(new.bundle):
                 was_lost, old = hold.delivery.is_lost, self._holds.adopt(hold, new.delivery)
@@ -459,18 +469,28 @@ class Supervisor:
                     self._unsettled.append(Settled(old, is_complete=True))
                 return True
             if hold.overlaps(new.bundle):
-                if self._link.lane is not None:
-                    self._try(self._link.lane.give_back, [new.delivery], _RETRY_OVERLAP)
+                self._give_back([new.delivery], _RETRY_OVERLAP)
                 return True
         return False
 
     def _postpone(self, delivery: Delivery) -> None:
-        lane = self._link.lane
         _log.warning("a message in %s cannot be run here yet; it goes back for %g s", delivery.color, UNKNOWN_DELAY)
-        if lane is not None and self._link.delays:
-            self._try(lane.give_back, [delivery], UNKNOWN_DELAY)
+        if self._link.lane is not None and self._link.delays:
+            self._give_back([delivery], UNKNOWN_DELAY)
         else:
             self._postponed.append((self._clock.monotonic() + UNKNOWN_DELAY, delivery))
+
+    def _give_back(self, deliveries: Sequence[Delivery], delay: float) -> None:
+        """Return deliveries for a while; where that fails and they stay ours, look at them again later."""
+        lane = self._link.lane
+        try:
+            if lane is not None:
+                lane.give_back(deliveries, delay)
+        except BrokerUnavailable as error:
+            self._lose(error)
+            if self._link.keeps_claims:
+                again = self._clock.monotonic() + delay
+                self._postponed += [(again, delivery) for delivery in deliveries]
 
     # Handing out.
 
@@ -645,6 +665,7 @@ class Supervisor:
         ]
         if whole:
             self._try(lane.give_back, whole)
+        parts = [entry for entry in self._unsettled if not entry.delivery.is_lost] + parts
         if parts and self._link.lane is not None:
             self._try(write, parts, lane, self._link.results, self._link.door)
 
