@@ -328,5 +328,4 @@ def _serves(worker: WorkerInfo, task: str, color: str) -> bool:
 
 def plain_values(encoded: bytes) -> list[Any]:
     """Return results of a task that this process does not know, as plain values."""
-    values: list[Any] = codec.decode(encoded)
-    return values
+    return codec.decode_list(encoded)
