@@ -10,7 +10,7 @@ from queuelib import body
 from queuelib.bundle import outgoing, part
 from queuelib.clock import Clock
 from queuelib.codec import encoded_list, joined_list, split_list
-from queuelib.errors import DecodeError
+from queuelib.errors import DecodeError, TooLarge
 from queuelib.ids import Key, job_id
 from queuelib.outcome import (
     FAILED,
@@ -118,7 +118,7 @@ class Ledger:
         attempt, key = bundle.attempt, hold.key(at)
         try:
             record = self._record(entry, hold, at, outcome, now)
-        except DecodeError as error:  # the column cannot be cut: nobody can run a part of it
+        except (DecodeError, TooLarge) as error:  # the column cannot be cut, or its retry is a little too large to send
             record = Record(key, FAILED, attempt, body.of_error(bundle.task, error), now)
         entry.records.append(record)
         return record.state

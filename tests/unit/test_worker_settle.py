@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from queuelib import body, codec
-from queuelib.envelope import decode
+from queuelib.envelope import decode, encode
 from queuelib.errors import BrokerUnavailable
 from queuelib.ids import Key, job_id
 from queuelib.message import Limits
@@ -29,6 +29,7 @@ from queuelib.outcome import (
     Record,
 )
 from queuelib.ports import QuarantineItem, Settled
+from queuelib.settings import MAX_MESSAGE_BYTES
 from queuelib.worker.settle import Ledger, write
 from tests.unit.fakes import (
     BUNDLE_ID,
@@ -49,6 +50,17 @@ if TYPE_CHECKING:
     from queuelib.worker.lease import Hold
 
 OUTCOMES = [Done(b"r"), Again(None, b"e"), Failed(b"e"), Quarantined("why"), NotRun(CANCELLED), NotRun(EXPIRED)]
+
+
+def test_a_retry_that_became_too_large_is_a_failure() -> None:
+    """When it is due is said in a few bytes more, and the first message may have had room for none."""
+    changes: dict[str, Any] = {"limits": Limits(retries=1), "arguments": [codec.encode([b"x" * 2**20])]}
+    around = len(encode(make_bundle(**changes))) - 9 - 2**20  # nine bytes around the payload are not counted
+    changes["arguments"] = [codec.encode([b"x" * (MAX_MESSAGE_BYTES - around)])]
+    assert len(encode(make_bundle(**changes))) - 9 == MAX_MESSAGE_BYTES
+    _, entry = settle(Again(1.0, b"e"), **changes)
+    assert [record.state for record in entry.records] == [FAILED]
+    assert entry.successors == ()
 
 
 def settle(outcome: Outcome, time: Time | None = None, **changes: Any) -> tuple[str, Settled]:
