@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from queuelib import plugins
+from queuelib.broker import open_lane, settings_for
 from queuelib.ids import Key, new_bundle_id
+from queuelib.message import Outgoing
 from queuelib.outcome import FAILED, RUNNING, Record
 from queuelib.ports import Redelivery, ResultCapabilities, TransportCapabilities
 from queuelib.testing import ResultConformance, SettlementConformance, TransportConformance
@@ -66,6 +68,22 @@ def test_kept_long_enough(tmp_path: Path) -> None:
     single = Record(Key(old, 5), FAILED, 1, b"", time.time() - 100)
     assert results.store([done, single]) == [True, True]
     assert results.fetch([done.keys[1], single.key]) == [None, None]
+
+
+def test_a_mark_is_kept_as_long_as_its_message(tmp_path: Path) -> None:
+    """A cancelled job that waits for longer than outcomes are kept is not started then."""
+    url = f"sqlite:///{tmp_path}/a.db"
+    results = plugins.backend_for(url).results(url, "lab", 60.0)
+    with closing(open_lane(settings_for(url, "lab"), "lab", 5.0)) as lane:
+        waiting, gone = new_bundle_id(time.time()), new_bundle_id(time.time())
+        lane.publish([Outgoing("red", waiting, b"frame", time.time() + 3600.0)], 5.0)
+    results.cancel([Key(waiting, 0), Key(gone, 0)])
+    with closing(sqlite3.connect(tmp_path / "a.db")) as connection:
+        connection.execute("UPDATE cancel SET at = at - 100")
+        connection.commit()
+    results.store([Record(Key(new_bundle_id(time.time()), 0), FAILED, 1, b"", time.time())])
+    assert list(results.cancelled(None).keys) == [Key(waiting, 0)]
+    results.close()
 
 
 def test_older_layout_is_brought_up_to_date(tmp_path: Path) -> None:
