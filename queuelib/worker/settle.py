@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from queuelib.ports import Lane, ResultBackend, Settlement
     from queuelib.worker.lease import Hold
 
-__all__ = ["Ledger", "write"]
+__all__ = ["Ledger", "forget_accepted", "write"]
 
 _log = logging.getLogger("queuelib.worker")
 
@@ -209,6 +209,21 @@ def _spans(indexes: Sequence[int], at: int, results: Sequence[bytes]) -> list[tu
             first, size = place, 0
         size += len(result)
     return [*spans, (at + first, len(results) - first, encoded_list(results[first:]))]
+
+
+def forget_accepted(batch: Sequence[Settled], results: ResultBackend) -> None:
+    """Take from a batch that may have been written the retries that stand: they would be accepted a second time.
+
+    Raises:
+        BrokerUnavailable: The result backend did not answer; the batch is as it was, or less.
+    """
+    for entry in batch:
+        retries = [record for record in entry.records if record.state == RETRYING]
+        found = results.fetch([record.key for record in retries]) if retries else []
+        pairs = list(zip(retries, found, entry.successors, strict=True))
+        stand = {record.key for record, known, _ in pairs if known is not None and known.attempt >= record.attempt}
+        entry.successors = [successor for record, _, successor in pairs if record.key not in stand]
+        entry.records = [record for record in entry.records if record.state != RETRYING or record.key not in stand]
 
 
 def write(batch: Sequence[Settled], lane: Lane, results: ResultBackend, door: Settlement | None) -> None:

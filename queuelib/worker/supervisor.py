@@ -37,10 +37,11 @@ from queuelib.worker.lease import Hold, Holds, Part
 from queuelib.worker.link import Link
 from queuelib.worker.pace import QUICK, Pace
 from queuelib.worker.ready import Ready
-from queuelib.worker.settle import Ledger, write
+from queuelib.worker.settle import Ledger, forget_accepted, write
 from queuelib.worker.staff import STUCK_AFTER, Death, Staff
 
 if TYPE_CHECKING:
+    from queuelib.ports import Lane
     from queuelib.worker.children import Crew
     from queuelib.worker.plan import Plan
 
@@ -83,6 +84,7 @@ class Supervisor:
         self._cancelled: dict[bytes, set[int]] = {}
         self._cursor: Any = None
         self._is_pressing = False  # an outcome is in the ledger that must not wait
+        self._is_in_doubt = False  # what is unsettled may have been written: only the answer was lost
         self._settle_at = 0.0
         self._listen_at = float("inf")
         self._timers: dict[str, float] = {}
@@ -362,7 +364,7 @@ class Supervisor:
             self._unsettled = ours
             return
         try:
-            write(ours, lane, self._link.results, self._link.door)
+            self._write(ours, lane)
         except BrokerUnavailable as error:
             self._lose(error)
             self._unsettled = ours + self._unsettled
@@ -377,6 +379,13 @@ class Supervisor:
             are_lost = are_lost or entry.delivery.is_lost
         if are_lost:
             self._ready.discard_lost(self._clock.wall())
+
+    def _write(self, batch: list[Settled], lane: Lane) -> None:
+        if self._is_in_doubt:
+            forget_accepted(batch, self._link.results)
+        self._is_in_doubt = True
+        write(batch, lane, self._link.results, self._link.door)
+        self._is_in_doubt = False
 
     def _settle_lost(self, batch: list[Settled]) -> None:
         """Store the successes of deliveries that another worker speaks for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from queuelib import envelope
 from queuelib.color import DEFAULT_PALETTE
 from queuelib.errors import BrokerUnavailable
-from queuelib.outcome import FAILED, SUCCEEDED, Failed
+from queuelib.message import Limits
+from queuelib.outcome import FAILED, RETRYING, SUCCEEDED, Again, Failed
 from queuelib.worker.children import ThreadCrew
 from queuelib.worker.plan import Plan
 from queuelib.worker.supervisor import Supervisor
@@ -47,6 +49,25 @@ class Lane(FakeLane):
         self.log.append(("give_back", list(deliveries)))
 
 
+class Door(FakeDoor):
+    """A settlement in one step, whose answer may be lost."""
+
+    def __init__(self, results: Results, *, is_ours: bool) -> None:
+        super().__init__(results.log, is_ours)
+        self.results = results
+        self.loses_answer = False
+
+    def settle(self, batch: Sequence[Settled]) -> list[bool]:
+        """Write it down; the records stand."""
+        written = [replace(entry) for entry in batch]
+        self.results.records.update({record.key: record for entry in written for record in entry.records})
+        if self.loses_answer:
+            self.loses_answer = False
+            super().settle(written)
+            raise BrokerUnavailable("gone")
+        return super().settle(written)
+
+
 class Link:
     """Connections that the test breaks and mends."""
 
@@ -57,7 +78,7 @@ class Link:
         self.log: list[tuple[str, Any]] = []
         self.results = Results(self.log)
         self.lane: Lane | None = Lane(self.log)
-        self.door = FakeDoor(self.log, is_ours)
+        self.door = Door(self.results, is_ours=is_ours)
 
     def failed(self, error: BrokerUnavailable) -> None:
         """Forget the connection, unless claims survive it."""
@@ -93,6 +114,10 @@ class Desk:
     def fail(self, hold: Hold, at: int) -> None:
         """Hear that a job failed."""
         self.supervisor._end(hold, at, Failed(b"why"))
+
+    def retry(self, hold: Hold, at: int) -> None:
+        """Hear that a job is to run again."""
+        self.supervisor._end(hold, at, Again(0.0, b"why"))
 
     def succeed(self, hold: Hold, at: int) -> None:
         """Hear that a job returned."""
@@ -143,7 +168,8 @@ class TestLoss:
             if not keeps_claims:
                 it.supervisor._lose(BrokerUnavailable("gone"))
             it.settle()
-            it.link.lane, it.link.door = Lane(it.link.log), FakeDoor(it.link.log)
+            it.link.lane, it.link.door = Lane(it.link.log), Door(it.link.results, is_ours=True)
+            it.link.results.records.clear()
             it.supervisor._receive([redelivered(delivery)])
             assert it.again() == [0]
             it.succeed(hold, 1)
@@ -180,6 +206,19 @@ class TestTrouble:
             it.time.now += 2.0
             it.supervisor._retry_postponed(it.time.now)
             assert it.again() == [0]
+
+    def test_a_retry_is_accepted_once(self) -> None:
+        """Where only the answer was lost, what is written again is the rest: two of it would run side by side."""
+        with desk(Link(keeps_claims=True)) as it:
+            hold = it.receive(make_delivery(make_bundle(3, limits=Limits(retries=2))))
+            it.retry(hold, 0)
+            it.link.door.loses_answer = True
+            it.settle()
+            it.retry(hold, 1)
+            it.settle()
+            again = [envelope.decode(frame.frame).indexes[0] for e in it.settled() for frame in e.successors]
+            assert again == [0, 1]
+            assert it.records() == [(0, RETRYING), (1, RETRYING)]
 
 
 class TestEnd:
