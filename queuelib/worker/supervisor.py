@@ -197,7 +197,7 @@ class Supervisor:
             soonest = min((at for at in (due, self._ready.next_due()) if at is not None), default=None)
             if soonest is not None:
                 wait = soonest - self._clock.wall()
-                pause = min(pause, wait)
+                pause = min(pause, max(wait, _POLL))  # it may be overdue: the server is away, or there is no room
                 if wait <= 0:
                     self._dry.clear()
         if self._ledger:

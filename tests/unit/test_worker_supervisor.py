@@ -37,6 +37,11 @@ class Lane(FakeLane):
     """A lane on which nothing waits, and which may fail to take something back."""
 
     is_broken = False
+    due: float | None = None
+
+    def next_due(self) -> float | None:
+        """Return when something is due."""
+        return self.due
 
     def take(self, room: Mapping[str, int]) -> list[Delivery]:
         """Return nothing."""
@@ -93,13 +98,13 @@ class Link:
 
 
 class Desk:
-    """A supervisor without children, of which a test plays the rounds."""
+    """A supervisor, of which a test plays the rounds."""
 
-    def __init__(self, link: Any) -> None:
+    def __init__(self, link: Any, processes: int) -> None:
         self.link = link
         self.time = Time()
         crew = ThreadCrew(None, {"tasks": ["lab.work"]}, "desk")  # type: ignore[arg-type]  # it makes no child
-        plan = Plan("desk", DEFAULT_PALETTE.names, DEFAULT_PALETTE, processes=0)
+        plan = Plan("desk", DEFAULT_PALETTE.names, DEFAULT_PALETTE, processes)
         self.supervisor: Any = Supervisor(crew, self.link, plan, self.time.clock)
 
     def receive(self, delivery: Delivery) -> Hold:
@@ -142,8 +147,8 @@ class Desk:
 
 
 @contextmanager
-def desk(link: Link) -> Iterator[Desk]:
-    made = Desk(link)
+def desk(link: Link, processes: int = 0) -> Iterator[Desk]:
+    made = Desk(link, processes)
     try:
         yield made
     finally:
@@ -219,6 +224,13 @@ class TestTrouble:
             again = [envelope.decode(frame.frame).indexes[0] for e in it.settled() for frame in e.successors]
             assert again == [0, 1]
             assert it.records() == [(0, RETRYING), (1, RETRYING)]
+
+    def test_it_does_not_spin_while_it_may_not_try(self) -> None:
+        """What became due while the server was away waits, and the supervisor with it."""
+        with desk(Link(keeps_claims=True), processes=1) as it:
+            it.supervisor._staff.hire()
+            it.link.lane.due = it.time.now - 1.0
+            assert it.supervisor._pause() > 0.0
 
 
 class TestEnd:
