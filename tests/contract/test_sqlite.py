@@ -11,6 +11,7 @@ import pytest
 
 from queuelib import plugins
 from queuelib.broker import open_lane, settings_for
+from queuelib.errors import BrokerUnavailable
 from queuelib.ids import Key, new_bundle_id
 from queuelib.message import Outgoing
 from queuelib.outcome import FAILED, RUNNING, Record
@@ -84,6 +85,26 @@ def test_a_mark_is_kept_as_long_as_its_message(tmp_path: Path) -> None:
     results.store([Record(Key(new_bundle_id(time.time()), 0), FAILED, 1, b"", time.time())])
     assert list(results.cancelled(None).keys) == [Key(waiting, 0)]
     results.close()
+
+
+def test_who_could_not_become_a_taker_takes_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file was locked at the first take, the next one makes a taker: what it holds is found after its death."""
+    with closing(open_lane(settings_for(url, "lab"), "lab", 5.0)) as lane:
+        lane.publish([Outgoing("red", new_bundle_id(time.time()), b"frame")], 5.0)
+        dying = open_lane(settings_for(url, "lab"), "lab", 5.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "_begin", _refuse)
+            with pytest.raises(BrokerUnavailable):
+                dying.take({"red": 1})
+        assert len(dying.take({"red": 1})) == 1
+        dying.handle.abandon()
+        lane.renew()
+        assert [delivery.redelivered for delivery in lane.take({"red": 1})] == [True]
+        dying.close()
+
+
+def _refuse(*_: object) -> None:
+    raise BrokerUnavailable("locked")
 
 
 def test_older_layout_is_brought_up_to_date(tmp_path: Path) -> None:
