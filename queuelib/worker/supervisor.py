@@ -150,10 +150,10 @@ class Supervisor:
     def _round(self) -> None:
         noisy = self._wait()
         self._hear(noisy)
+        self._look_around()  # before what may fail: a claim is renewed also while outcomes cannot be written
         if self._may_settle():
             self._settle()
         self._connect()
-        self._look_around()
         if self._stops:
             self._wind_down()
         else:

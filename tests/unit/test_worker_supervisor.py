@@ -47,6 +47,10 @@ class Lane(FakeLane):
         """Return nothing."""
         return []
 
+    def renew(self) -> None:
+        """Write it down."""
+        self.log.append(("renew", None))
+
     def give_back(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         """Write it down, or fail."""
         if self.is_broken:
@@ -86,9 +90,14 @@ class Link:
         self.door = Door(self.results, is_ours=is_ours)
 
     def failed(self, error: BrokerUnavailable) -> None:
-        """Forget the connection, unless claims survive it."""
+        """Forget the connection, unless claims survive it, and pause."""
+        self.may_try = False
         if not self.keeps_claims:
             self.lane = None
+
+    def connect(self) -> bool:
+        """Make no new one."""
+        return False
 
     def recovered(self) -> None:
         """All is well."""
@@ -172,6 +181,7 @@ class TestLoss:
             it.fail(hold, 0)
             if not keeps_claims:
                 it.supervisor._lose(BrokerUnavailable("gone"))
+            it.link.may_try = True
             it.settle()
             it.link.lane, it.link.door = Lane(it.link.log), Door(it.link.results, is_ours=True)
             it.link.results.records.clear()
@@ -219,11 +229,26 @@ class TestTrouble:
             it.retry(hold, 0)
             it.link.door.loses_answer = True
             it.settle()
+            it.link.may_try = True
             it.retry(hold, 1)
             it.settle()
             again = [envelope.decode(frame.frame).indexes[0] for e in it.settled() for frame in e.successors]
             assert again == [0, 1]
             assert it.records() == [(0, RETRYING), (1, RETRYING)]
+
+    def test_a_claim_is_renewed_while_outcomes_cannot_be_written(self) -> None:
+        """The result backend may be another server than the broker: what runs here must not be started elsewhere."""
+        with desk(Link(keeps_claims=True)) as it:
+            it.link.door = None
+            it.succeed(it.receive(make_delivery(make_bundle(1))), 0)
+            it.link.results.error = BrokerUnavailable("gone")
+            for _ in range(3):
+                it.link.may_try = True  # as after a pause; each failure makes a new one
+                it.time.now += 10.0
+                it.supervisor.wake()
+                it.supervisor._round()
+            assert [verb for verb, _ in it.link.log if verb == "renew"] == ["renew"] * 3
+            it.link.results.error = None
 
     def test_it_does_not_spin_while_it_may_not_try(self) -> None:
         """What became due while the server was away waits, and the supervisor with it."""
