@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from queuelib.codec import joined_list, split_list
-from queuelib.errors import WorkerError
+from queuelib.errors import DecodeError, WorkerError
 from queuelib.outcome import Done, Outcome
 from queuelib.worker import process
 from queuelib.worker.child import DROP, JOBS, STOP, outcome_from, serve
@@ -178,7 +178,10 @@ class Child:
             raise ValueError(msg) from error
         self._doubts = 0
         if batch.count:
-            self.read()  # what went through the socket before these is there by now
+            try:
+                self.read()  # what went through the socket before these is there by now
+            except (ValueError, DecodeError) as error:
+                self.kill(str(error))  # what is in the ring was written before, and is as good as any
         if batch.count + len(self._others) > self.unreported:
             msg = f"child {self.pid} reported more jobs than it was handed"
             raise ValueError(msg)

@@ -293,6 +293,19 @@ class TestReports:
                 pair.child.read()
                 pair.child.reports()
 
+    def test_damage_in_the_socket_spoils_nothing_in_the_ring(self, pair: Pair) -> None:
+        """What was reported is not run again because user code wrote to the socket afterwards."""
+        part = jobs(3)
+        pair.child.hand([part])
+        pair.start(2)
+        pair.report(7)
+        pair.theirs.sendall(b"printed by a library")
+        assert pair.child.reports() == [Successes(part.hold, 0, 1, b"\x07", 0.25, 0)]
+        unstarted, running = pair.child.leave()
+        assert running is not None
+        assert (positions([running]), positions(unstarted)) == ([1], [2])
+        assert pair.child.death_note
+
     def test_damage_is_looked_at_twice(self, pair: Pair) -> None:
         """What one end wrote first may be seen last; what stays wrong was written by user code."""
         pair.child.hand([jobs(1)])
