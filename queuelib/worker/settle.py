@@ -10,7 +10,7 @@ from queuelib import body
 from queuelib.bundle import outgoing, part
 from queuelib.clock import Clock
 from queuelib.codec import encoded_list, joined_list, split_list
-from queuelib.errors import DecodeError, TooLarge
+from queuelib.errors import BrokerUnavailable, DecodeError, SubmitUnknown, TooLarge
 from queuelib.ids import Key, job_id
 from queuelib.outcome import (
     FAILED,
@@ -252,7 +252,10 @@ def _write_in_order(batch: Sequence[Settled], lane: Lane, results: ResultBackend
         results.quarantine(items)
     successors = [frame for entry in batch for frame in entry.successors]
     if successors:
-        lane.publish(successors, _PUBLISH_DEADLINE)
+        try:
+            lane.publish(successors, _PUBLISH_DEADLINE)
+        except SubmitUnknown as error:  # they go again with the batch: twice is better than never
+            raise BrokerUnavailable(str(error)) from error
         _store(batch, results, is_final=False)
     complete = {entry.delivery: entry for entry in batch if entry.is_complete}
     if not complete:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from queuelib import body, codec
 from queuelib.envelope import decode, encode
-from queuelib.errors import BrokerUnavailable
+from queuelib.errors import BrokerUnavailable, SubmitUnknown
 from queuelib.ids import Key, job_id
 from queuelib.message import Limits
 from queuelib.outcome import (
@@ -61,6 +61,17 @@ def test_a_retry_that_became_too_large_is_a_failure() -> None:
     _, entry = settle(Again(1.0, b"e"), **changes)
     assert [record.state for record in entry.records] == [FAILED]
     assert entry.successors == ()
+
+
+def test_a_retry_in_doubt_is_written_again() -> None:
+    """Where its confirmation was lost, the batch is not written: what waits for the caller is a server, not its end."""
+    log: list[tuple[str, Any]] = []
+    lane: Any = FakeLane(log, error=SubmitUnknown("no confirmation"))
+    results: Any = FakeResults(log)
+    _, entry = settle(Again(1.0, b"e"), limits=Limits(retries=1))
+    with pytest.raises(BrokerUnavailable, match="no confirmation"):
+        write([entry], lane, results, None)
+    assert verbs(log) == ["publish"]
 
 
 def settle(outcome: Outcome, time: Time | None = None, **changes: Any) -> tuple[str, Settled]:
