@@ -81,6 +81,7 @@ class Supervisor:
         self._holds = Holds()
         self._unsettled: list[Settled] = []
         self._postponed: list[tuple[float, Delivery]] = []
+        self._stranded: list[tuple[Sequence[Delivery], float]] = []  # could not be given back yet, and for how long
         self._cancelled: dict[bytes, set[int]] = {}
         self._cursor: Any = None
         self._is_pressing = False  # an outcome is in the ledger that must not wait
@@ -490,7 +491,10 @@ class Supervisor:
             self._postponed.append((self._clock.monotonic() + UNKNOWN_DELAY, delivery))
 
     def _give_back(self, deliveries: Sequence[Delivery], delay: float) -> None:
-        """Return deliveries for a while; where that fails and they stay ours, look at them again later."""
+        """Return deliveries for a while; where that fails and they stay ours, try again until it works.
+
+        They are not run here instead: they may have been returned, and only the answer been lost.
+        """
         lane = self._link.lane
         try:
             if lane is not None:
@@ -498,8 +502,7 @@ class Supervisor:
         except BrokerUnavailable as error:
             self._lose(error)
             if self._link.keeps_claims:
-                again = self._clock.monotonic() + delay
-                self._postponed += [(again, delivery) for delivery in deliveries]
+                self._stranded.append((deliveries, delay))
 
     # Handing out.
 
@@ -591,6 +594,10 @@ class Supervisor:
             self._note(lasting, RUNNING, 1)
 
     def _retry_postponed(self, now: float) -> None:
+        if self._stranded and self._link.may_try:
+            stranded, self._stranded = self._stranded, []
+            for deliveries, delay in stranded:
+                self._give_back(deliveries, delay)
         due = [delivery for at, delivery in self._postponed if at <= now]
         if due:
             self._postponed = [entry for entry in self._postponed if entry[0] > now]
@@ -667,6 +674,7 @@ class Supervisor:
         ours = [hold for hold in self._holds if not hold.delivery.is_lost]
         whole = [hold.delivery for hold in ours if hold.is_untouched]
         whole += [delivery for _, delivery in self._postponed]
+        whole += [delivery for deliveries, _ in self._stranded for delivery in deliveries]
         parts = [
             Settled(hold.delivery, successors=[hold.remainder()], is_complete=True, reply=hold.bundle.reply)
             for hold in ours

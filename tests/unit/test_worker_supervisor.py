@@ -210,17 +210,17 @@ class TestTwice:
 class TestTrouble:
     """A server that fails between two calls."""
 
-    def test_what_cannot_be_given_back_is_looked_at_again(self) -> None:
+    def test_what_cannot_be_given_back_is_given_back_later(self) -> None:
         """Where claims outlive the failure, the message stays ours: forgotten, it would wait for this worker's end."""
         with desk(Link(keeps_claims=True)) as it:
             delivery = make_delivery(make_bundle(1), redelivered=True)
             it.link.results.error = BrokerUnavailable("gone")
             it.link.lane.is_broken = True
             it.supervisor._receive([delivery])
-            it.link.results.error, it.link.lane.is_broken = None, False
-            it.time.now += 2.0
-            it.supervisor._retry_postponed(it.time.now)
-            assert it.again() == [0]
+            it.link.results.error, it.link.lane.is_broken, it.link.may_try = None, False, True
+            it.supervisor._look_around()
+            assert [said for verb, said in it.link.log if verb == "give_back"] == [[delivery]]
+            assert it.again() == []
 
     def test_a_retry_is_accepted_once(self) -> None:
         """Where only the answer was lost, what is written again is the rest: two of it would run side by side."""
