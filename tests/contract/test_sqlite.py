@@ -6,6 +6,7 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,27 @@ def test_who_could_not_become_a_taker_takes_nothing(url: str, monkeypatch: pytes
         lane.renew()
         assert [delivery.redelivered for delivery in lane.take({"red": 1})] == [True]
         dying.close()
+
+
+def test_what_is_written_is_no_failure_although_nobody_can_be_struck_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that is gone is struck off the list afterwards; where the file is locked just then, another time."""
+    with closing(Store(tmp_path / "a.db")) as store:
+        store.register(str(tmp_path / "gone"), ("topic",))
+        begin = store._begin
+        begun: list[object] = []
+
+        def once(*arguments: Any) -> None:
+            begun.append(arguments)
+            (begin if len(begun) == 1 else _refuse)(*arguments)
+
+        monkeypatch.setattr(store, "_begin", once)
+        with store.write() as connection:
+            connection.execute("INSERT INTO queue VALUES ('written')")
+            store.rung.add("topic")
+        assert len(begun) == 2
+        assert store.connection.execute("SELECT * FROM queue").fetchall() == [("written",)]
 
 
 def _refuse(*_: object) -> None:
