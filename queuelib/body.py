@@ -14,7 +14,7 @@ from typing import Any, cast
 import msgpack
 
 from queuelib import codec
-from queuelib.errors import DecodeError, QueuelibError, RemoteError, RemoteTraceback, SoftTimeLimit
+from queuelib.errors import DecodeError, RemoteError, RemoteTraceback, SoftTimeLimit
 from queuelib.outcome import Record
 
 __all__ = ["Body", "of_error", "of_result", "of_results", "read", "rebuild", "singles"]
@@ -124,7 +124,7 @@ def of_error(task: str, error: BaseException, ran_by: str = "", *, skip_frames: 
         text = message = f"(its text could not be made: {type(failure).__name__})"
     try:
         arguments = codec.encode(_arguments(error))
-    except QueuelibError:
+    except Exception:  # noqa: BLE001 - they cannot travel, or their own methods raise while they are encoded
         arguments = b""
     if len(arguments) > _MAX_TEXT:
         arguments = b""

@@ -29,6 +29,7 @@ from queuelib.settings import MAX_DEPTH, MAX_MESSAGE_BYTES
 __all__ = [
     "EXTENSIONS",
     "decode",
+    "decode_list",
     "encode",
     "encode_number",
     "encoded_list",
@@ -100,6 +101,16 @@ def decode(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
         DecodeError: The bytes are truncated, foreign, nested too deeply, or hold a value that cannot be.
     """
     return _decode(data, max_depth, max_depth)
+
+
+def decode_list(data: bytes) -> list[Any]:
+    """Return the values in a list that `encoded_list` made; it is no level of theirs.
+
+    Raises:
+        DecodeError: As for `decode`, because of any of them.
+    """
+    values: list[Any] = decode(data, max_depth=MAX_DEPTH + 1)
+    return values
 
 
 def _decode(data: bytes, max_depth: int, extensions: int) -> Any:

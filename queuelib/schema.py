@@ -20,6 +20,7 @@ from uuid import UUID
 import msgspec
 
 from queuelib import codec
+from queuelib.codec import list_length, split_list
 from queuelib.errors import ArgumentError, DecodeError, EncodeError, QueuelibError, RegistrationError
 
 __all__ = ["Call", "Schema", "SchemaMismatch", "as_message_class"]
@@ -223,7 +224,10 @@ class Schema:
             DecodeError: The column is not readable.
         """
         self._prepare()
-        rows: Any = codec.decode(column)
+        try:
+            rows = codec.decode_list(column)
+        except DecodeError:  # one that cannot be read here spoils none but itself
+            return [self._or_error(self.load, row, schema_hash) for row in split_list(column, list_length(column))]
         if schema_hash is None or schema_hash == self.hash:
             try:
                 if self._cls is not None:
@@ -232,7 +236,7 @@ class Schema:
                     return self._convert_rows(rows)
             except Exception:  # noqa: BLE001, S110 - classes may check themselves as they like
                 pass  # the jobs one by one say which it is
-        return [self._load_or_error(value, schema_hash) for value in rows]
+        return [self._or_error(self._load_value, value, schema_hash) for value in rows]
 
     def load_results(self, data: bytes) -> list[Any]:
         """Return the results in an encoded list of them, as the return annotation says.
@@ -241,14 +245,14 @@ class Schema:
             DecodeError, ArgumentError: As for `load_result`.
         """
         self._prepare()
-        values: list[Any] = codec.decode(data)
+        values = codec.decode_list(data)
         if self._result is _MISSING or _are_all(self._result, values):
             return values
         return [self._convert(value, self._result, "result")[0] for value in values]
 
-    def _load_or_error(self, value: Any, schema_hash: bytes | None) -> Any:
+    def _or_error(self, load: Callable[[Any, bytes | None], Any], value: Any, schema_hash: bytes | None) -> Any:
         try:
-            return self._load_value(value, schema_hash)
+            return load(value, schema_hash)
         except QueuelibError as error:
             return error
         except Exception as error:  # noqa: BLE001 - classes may check themselves as they like

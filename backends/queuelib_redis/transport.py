@@ -338,7 +338,13 @@ class Channel(DeclaringChannel):
             raise
 
     def _arm(self, bell: Bell) -> None:
-        """Wait for markers of the queues that came up short."""
+        """Wait for markers of the queues that came up short; where that fails, the next take connects the bell again."""
+        try:
+            self._await_markers(bell)
+        except BrokerUnavailable:
+            bell.disconnect()  # raised instead of what was just taken, it would leave that in flight under our lease
+
+    def _await_markers(self, bell: Bell) -> None:
         if bell.armed.issuperset(self._short):
             return
         if bell.armed:

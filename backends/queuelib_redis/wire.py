@@ -9,7 +9,7 @@ from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from queuelib.errors import BrokerUnavailable
+from queuelib.errors import BrokerUnavailable, QueuelibError
 from queuelib_redis.address import KEEPALIVE
 from queuelib_redis.failure import as_ours, translated
 from queuelib_redis.sentinel import locate
@@ -140,15 +140,22 @@ class Wire:
         if more:
             packed += pack(more)
         try:
-            answer = self.call(packed)
+            answer = self._call(packed, has_more=bool(more))
         except BrokerUnavailable as error:
             if not isinstance(error.__cause__, exceptions.NoScriptError):
                 raise
-            if more:
-                self.read()
             self.call(pack((b"SCRIPT", b"LOAD", script.text.encode())))
-            answer = self.call(packed)
+            answer = self._call(packed, has_more=bool(more))
         return (answer, self.read()) if more else answer
+
+    def _call(self, packed: bytes, *, has_more: bool) -> Any:
+        """Return the first answer; where the server refuses, the second one comes all the same and is no other's."""
+        try:
+            return self.call(packed)
+        except QueuelibError:
+            if has_more and not self.is_broken:
+                self.read()
+            raise
 
     def within(self, seconds: float) -> None:
         """Set for how long the next calls wait for an answer."""

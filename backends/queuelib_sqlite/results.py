@@ -27,6 +27,7 @@ __all__ = ["SqliteResults", "SqliteSettlement"]
 _OUTCOME = "outcome"  # the topic of clients that wait
 _LONGEST_NAP = 1.0  # seconds; a lost ring only delays
 _SWEEP_EVERY = 60.0  # seconds between two deletions of what was kept long enough
+_OLD_MARKS = "DELETE FROM cancel WHERE at < ? AND NOT EXISTS (SELECT 1 FROM message WHERE bundle = cancel.bundle)"
 _FREE = "SELECT 1 FROM message WHERE bundle = ? AND owner IS NOT NULL"
 
 
@@ -158,7 +159,7 @@ class SqliteResults:
         self._swept = now
         before = now - self.keep
         outcomes.expire(connection, before)
-        connection.execute("DELETE FROM cancel WHERE at < ?", (before,))
+        connection.execute(_OLD_MARKS, (before,))
         connection.execute("DELETE FROM worker WHERE until < ?", (now,))
 
     def _own_bell(self) -> Bell:

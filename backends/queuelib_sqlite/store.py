@@ -148,8 +148,11 @@ class Store:
     def _ring(self, waiters: set[str]) -> None:
         gone = [path for path in waiters if not self.ringer.ring(path)]
         if gone:
-            with self.write() as connection:
-                connection.executemany("DELETE FROM waiter WHERE path = ?", [(path,) for path in gone])
+            try:
+                with self.write() as connection:
+                    connection.executemany("DELETE FROM waiter WHERE path = ?", [(path,) for path in gone])
+            except BrokerUnavailable:
+                pass  # what we ring for is written: its writer must not take it for a failure
 
     def _open(self) -> sqlite3.Connection:
         _prepare_file(self.path, self.folder)

@@ -194,9 +194,14 @@ class Channel(BatchChannel):
 
     def _become_taker(self) -> None:
         self.store.relax()
-        self._claim = Claim(self.store.folder)
-        with self.store.write() as connection:
-            self._owner = connection.execute("INSERT INTO owner (file) VALUES (?)", (self._claim.file,)).lastrowid or 0
+        claim = Claim(self.store.folder)
+        try:
+            with self.store.write() as connection:
+                row = connection.execute("INSERT INTO owner (file) VALUES (?)", (claim.file,)).lastrowid
+        except BaseException:
+            claim.release()  # what is taken without an owner's row would be nobody's, and never taken again
+            raise
+        self._claim, self._owner = claim, row or 0
 
     def _listen(self, room: Mapping[str, int]) -> None:
         new = {"queue:" + queue for queue in room} - self._topics

@@ -117,12 +117,12 @@ def serve(sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Execu
                 continue
             return
         if run is None or run.at == run.end or words[EPOCH] != inbox.epoch:
-            first = inbox.first()
-            if first is None:
+            before, run = run, inbox.first()
+            if run is None:
                 os.eventfd_write(bell, 1)
                 return
-            if first is not run:
-                run, outcomes = first, executor.outcomes(first.lot, first.at)
+            if run is not before:
+                outcomes = executor.outcomes(run.lot, run.at)
         at = run.at
         run.at = at + 1
         number = run.shift + at

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from queuelib.codec import joined_list, split_list
-from queuelib.errors import WorkerError
+from queuelib.errors import DecodeError, WorkerError
 from queuelib.outcome import Outcome
 from queuelib.worker import process
 from queuelib.worker.child import DROP, JOBS, STOP, outcome_from, serve
@@ -85,7 +85,7 @@ class Child:
         handed: The jobs, in order.
         unreported: How many they are.
         ahead: Seconds of work that they were expected to be.
-        bytes_ahead: Bytes of arguments that were sent with them: it may not have read those yet.
+        bytes_ahead: What its socket's buffer may hold, in bytes: it may not have read what was sent, nor what was recalled.
         done: How many it has run.
         doomed: Number of the job for which we killed it; 0 for none.
         death_note: Why we killed it; empty if it died by itself.
@@ -127,13 +127,10 @@ class Child:
         for part in parts:
             hold, at, end = part.hold, part.at, part.end
             place = places.get(hold)
-            part.size = 0
             if place is None:
                 place = places[hold] = len(lots)
                 lots.append(_as_lot(hold.bundle))
-                part.size = len(hold.bundle.column)
-                self.bytes_ahead += part.size
-            part.number = number
+            part.number, part.size = number, 0
             runs.append((number, place, at, end))
             number += end - at
             hold.hand(at, end)
@@ -143,6 +140,8 @@ class Child:
         self.unreported += count
         self.handed.extend(parts)
         frame = pack_frame((JOBS, (lots, runs)))
+        parts[0].size = len(frame) + _FRAME_COST
+        self.bytes_ahead += parts[0].size
         # Tokens first: an idle child reads only once it has one, and a frame larger than the socket's buffer needs a reader.
         os.eventfd_write(self.tokens, count)
         self._send(frame)
@@ -156,6 +155,7 @@ class Child:
             return []
         recalled = self._last(count)
         self._epoch += 1
+        self.bytes_ahead += _FRAME_COST
         if self._send(pack_frame((DROP, (recalled[0].number, self._epoch)))):
             self.slot.epoch = self._epoch
         return recalled
@@ -178,7 +178,10 @@ class Child:
             raise ValueError(msg) from error
         self._doubts = 0
         if batch.count:
-            self.read()  # what went through the socket before these is there by now
+            try:
+                self.read()  # what went through the socket before these is there by now
+            except (ValueError, DecodeError) as error:
+                self.kill(str(error))  # what is in the ring was written before, and is as good as any
         if batch.count + len(self._others) > self.unreported:
             msg = f"child {self.pid} reported more jobs than it was handed"
             raise ValueError(msg)
@@ -313,7 +316,6 @@ class Child:
                 self.handed.append(first)
             count -= part.count
             self.ahead -= part.cost * part.count
-            self.bytes_ahead -= part.size
             removed.append(part)
         return removed[::-1]
 
@@ -328,6 +330,7 @@ class Child:
             self.bytes_ahead -= part.size
             if not self.handed:
                 self.ahead = 0.0  # no sum of small errors
+                self.bytes_ahead = 0  # what was recalled as well: it is read before the next job starts
 
     def _send(self, frame: bytes) -> bool:
         try:
@@ -338,6 +341,7 @@ class Child:
 
 
 _MOST_DOUBTS = 2  # looks, some milliseconds apart
+_FRAME_COST = 1024  # bytes that the kernel counts for a small write besides its data; 278 of 1 byte fill 208 KiB
 
 
 def _as_lot(bundle: Bundle) -> tuple[Any, ...]:

@@ -128,7 +128,7 @@ class Executor:
         options = definition.options
         report = body.of_error(definition.name, error, self._ran_by, skip_frames=own_frames)
         if isinstance(error, Retry):
-            return Again(error.delay, report)
+            return Again(getattr(error, "delay", None), report)  # a subclass may leave out our __init__
         if isinstance(error, SoftTimeLimit) and SoftTimeLimit not in options.give_up_on:
             return Again(None, report)
         may_retry = isinstance(error, options.retry_for) and not isinstance(error, options.give_up_on)

@@ -98,6 +98,12 @@ class Hold:
         self.left -= end - at
         return True
 
+    def reopen(self, index: int) -> None:
+        """Note that the outcome of a job, by its index, stands nowhere."""
+        position = self.bundle.indexes.index(index)
+        self.left += self._states[position] == _ENDED
+        self._states[position] = _WAITING
+
     def waiting(self) -> list[Part]:
         """Return the jobs that no child has and that have not ended; those with a start behind them stand alone."""
         if self.left == len(self._states) == 1:
@@ -209,6 +215,10 @@ class Holds:
     def of_bundle(self, bundle_id: bytes) -> Collection[Hold]:
         """Return the deliveries that have jobs of a bundle."""
         return self._by_bundle.get(bundle_id, ())
+
+    def of_delivery(self, delivery: Delivery) -> Hold | None:
+        """Return the hold of a delivery, if it is in hand."""
+        return self._by_delivery.get(delivery)
 
     def adopt(self, hold: Hold, delivery: Delivery) -> Delivery:
         """Let a hold answer for a second delivery of the same jobs from now on; return the one it had."""

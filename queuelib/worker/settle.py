@@ -10,7 +10,7 @@ from queuelib import body
 from queuelib.bundle import outgoing, part
 from queuelib.clock import Clock
 from queuelib.codec import encoded_list, joined_list, split_list
-from queuelib.errors import DecodeError
+from queuelib.errors import BrokerUnavailable, DecodeError, SubmitUnknown, TooLarge
 from queuelib.ids import Key, job_id
 from queuelib.outcome import (
     FAILED,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from queuelib.ports import Lane, ResultBackend, Settlement
     from queuelib.worker.lease import Hold
 
-__all__ = ["Ledger", "write"]
+__all__ = ["Ledger", "forget_accepted", "write"]
 
 _log = logging.getLogger("queuelib.worker")
 
@@ -117,7 +117,7 @@ class Ledger:
         attempt, key = bundle.attempt, hold.key(at)
         try:
             record = self._record(entry, hold, at, outcome, now)
-        except DecodeError as error:  # the column cannot be cut: nobody can run a part of it
+        except (DecodeError, TooLarge) as error:  # the column cannot be cut, or its retry is a little too large to send
             record = Record(key, FAILED, attempt, body.of_error(bundle.task, error), now)
         entry.records.append(record)
         return record.state
@@ -210,6 +210,21 @@ def _spans(indexes: Sequence[int], at: int, results: Sequence[bytes]) -> list[tu
     return [*spans, (at + first, len(results) - first, encoded_list(results[first:]))]
 
 
+def forget_accepted(batch: Sequence[Settled], results: ResultBackend) -> None:
+    """Take from a batch that may have been written the retries that stand: they would be accepted a second time.
+
+    Raises:
+        BrokerUnavailable: The result backend did not answer; the batch is as it was, or less.
+    """
+    for entry in batch:
+        retries = [record for record in entry.records if record.state == RETRYING]
+        found = results.fetch([record.key for record in retries]) if retries else []
+        pairs = list(zip(retries, found, entry.successors, strict=True))
+        stand = {record.key for record, known, _ in pairs if known is not None and known.attempt >= record.attempt}
+        entry.successors = [successor for record, _, successor in pairs if record.key not in stand]
+        entry.records = [record for record in entry.records if record.state != RETRYING or record.key not in stand]
+
+
 def write(batch: Sequence[Settled], lane: Lane, results: ResultBackend, door: Settlement | None) -> None:
     """Write what became of some deliveries; in one step where there is a door for it.
 
@@ -236,7 +251,10 @@ def _write_in_order(batch: Sequence[Settled], lane: Lane, results: ResultBackend
         results.quarantine(items)
     successors = [frame for entry in batch for frame in entry.successors]
     if successors:
-        lane.publish(successors, _PUBLISH_DEADLINE)
+        try:
+            lane.publish(successors, _PUBLISH_DEADLINE)
+        except SubmitUnknown as error:  # they go again with the batch: twice is better than never
+            raise BrokerUnavailable(str(error)) from error
         _store(batch, results, is_final=False)
     complete = {entry.delivery: entry for entry in batch if entry.is_complete}
     if not complete:

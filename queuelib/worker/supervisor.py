@@ -37,10 +37,11 @@ from queuelib.worker.lease import Hold, Holds, Part
 from queuelib.worker.link import Link
 from queuelib.worker.pace import QUICK, Pace
 from queuelib.worker.ready import Ready
-from queuelib.worker.settle import Ledger, write
+from queuelib.worker.settle import Ledger, forget_accepted, write
 from queuelib.worker.staff import STUCK_AFTER, Death, Staff
 
 if TYPE_CHECKING:
+    from queuelib.ports import Lane
     from queuelib.worker.children import Crew
     from queuelib.worker.plan import Plan
 
@@ -80,9 +81,11 @@ class Supervisor:
         self._holds = Holds()
         self._unsettled: list[Settled] = []
         self._postponed: list[tuple[float, Delivery]] = []
+        self._stranded: list[tuple[Sequence[Delivery], float]] = []  # could not be given back yet, and for how long
         self._cancelled: dict[bytes, set[int]] = {}
         self._cursor: Any = None
         self._is_pressing = False  # an outcome is in the ledger that must not wait
+        self._is_in_doubt = False  # what is unsettled may have been written: only the answer was lost
         self._settle_at = 0.0
         self._listen_at = float("inf")
         self._timers: dict[str, float] = {}
@@ -148,10 +151,10 @@ class Supervisor:
     def _round(self) -> None:
         noisy = self._wait()
         self._hear(noisy)
+        self._look_around()  # before what may fail: a claim is renewed also while outcomes cannot be written
         if self._may_settle():
             self._settle()
         self._connect()
-        self._look_around()
         if self._stops:
             self._wind_down()
         else:
@@ -195,7 +198,7 @@ class Supervisor:
             soonest = min((at for at in (due, self._ready.next_due()) if at is not None), default=None)
             if soonest is not None:
                 wait = soonest - self._clock.wall()
-                pause = min(pause, wait)
+                pause = min(pause, max(wait, _POLL))  # it may be overdue: the server is away, or there is no room
                 if wait <= 0:
                     self._dry.clear()
         if self._ledger:
@@ -362,7 +365,7 @@ class Supervisor:
             self._unsettled = ours
             return
         try:
-            write(ours, lane, self._link.results, self._link.door)
+            self._write(ours, lane)
         except BrokerUnavailable as error:
             self._lose(error)
             self._unsettled = ours + self._unsettled
@@ -372,18 +375,35 @@ class Supervisor:
         for entry in ours:
             if entry.is_complete:
                 self._holds.discard(entry.delivery)
+            elif entry.delivery.is_lost:
+                self._reopen(entry, [record for record in entry.records if record.state != SUCCEEDED])
             are_lost = are_lost or entry.delivery.is_lost
         if are_lost:
             self._ready.discard_lost(self._clock.wall())
+
+    def _write(self, batch: list[Settled], lane: Lane) -> None:
+        if self._is_in_doubt:
+            forget_accepted(batch, self._link.results)
+        self._is_in_doubt = True
+        write(batch, lane, self._link.results, self._link.door)
+        self._is_in_doubt = False
 
     def _settle_lost(self, batch: list[Settled]) -> None:
         """Store the successes of deliveries that another worker speaks for."""
         for entry in batch:
             successes = [record for record in entry.records if record.state == SUCCEEDED]
-            if successes:
-                self._try(self._link.results.store, successes, entry.reply)
+            is_stored = successes and self._try(self._link.results.store, successes, entry.reply) is not None
             if entry.is_complete:
                 self._holds.discard(entry.delivery)
+            else:
+                self._reopen(entry, [one for one in entry.records if not is_stored or one.state != SUCCEEDED])
+
+    def _reopen(self, entry: Settled, dropped: Iterable[Record]) -> None:
+        """Note that outcomes were written nowhere: should the message come back here, their jobs run again."""
+        hold = self._holds.of_delivery(entry.delivery)
+        if hold is not None:
+            for key in [key for record in dropped for key in record.keys]:
+                hold.reopen(key.index)
 
     def _take(self) -> None:
         lane = self._link.lane
@@ -414,8 +434,7 @@ class Supervisor:
         try:
             taken = self._intake.read(deliveries, lambda: self._link.results)
         except BrokerUnavailable as error:
-            if self._link.lane is not None:
-                self._try(self._link.lane.give_back, deliveries, 1.0)
+            self._give_back(deliveries, 1.0)
             self._lose(error)
             return
         self._unsettled += taken.settled
@@ -447,6 +466,7 @@ class Supervisor:
 
         The connection was lost and the broker delivers again, or the same message was sent twice.
         """
+        self._unsettled += self._ledger.take_all()  # what it says of a delivery is renamed with it
         for hold in self._holds.of_bundle(new.bundle.id):
             if hold.is_same(new.bundle):
                 was_lost, old = hold.delivery.is_lost, self._holds.adopt(hold, new.delivery)
@@ -459,18 +479,30 @@ class Supervisor:
                     self._unsettled.append(Settled(old, is_complete=True))
                 return True
             if hold.overlaps(new.bundle):
-                if self._link.lane is not None:
-                    self._try(self._link.lane.give_back, [new.delivery], _RETRY_OVERLAP)
+                self._give_back([new.delivery], _RETRY_OVERLAP)
                 return True
         return False
 
     def _postpone(self, delivery: Delivery) -> None:
-        lane = self._link.lane
         _log.warning("a message in %s cannot be run here yet; it goes back for %g s", delivery.color, UNKNOWN_DELAY)
-        if lane is not None and self._link.delays:
-            self._try(lane.give_back, [delivery], UNKNOWN_DELAY)
+        if self._link.lane is not None and self._link.delays:
+            self._give_back([delivery], UNKNOWN_DELAY)
         else:
             self._postponed.append((self._clock.monotonic() + UNKNOWN_DELAY, delivery))
+
+    def _give_back(self, deliveries: Sequence[Delivery], delay: float) -> None:
+        """Return deliveries for a while; where that fails and they stay ours, try again until it works.
+
+        They are not run here instead: they may have been returned, and only the answer been lost.
+        """
+        lane = self._link.lane
+        try:
+            if lane is not None:
+                lane.give_back(deliveries, delay)
+        except BrokerUnavailable as error:
+            self._lose(error)
+            if self._link.keeps_claims:
+                self._stranded.append((deliveries, delay))
 
     # Handing out.
 
@@ -562,6 +594,10 @@ class Supervisor:
             self._note(lasting, RUNNING, 1)
 
     def _retry_postponed(self, now: float) -> None:
+        if self._stranded and self._link.may_try:
+            stranded, self._stranded = self._stranded, []
+            for deliveries, delay in stranded:
+                self._give_back(deliveries, delay)
         due = [delivery for at, delivery in self._postponed if at <= now]
         if due:
             self._postponed = [entry for entry in self._postponed if entry[0] > now]
@@ -638,6 +674,7 @@ class Supervisor:
         ours = [hold for hold in self._holds if not hold.delivery.is_lost]
         whole = [hold.delivery for hold in ours if hold.is_untouched]
         whole += [delivery for _, delivery in self._postponed]
+        whole += [delivery for deliveries, _ in self._stranded for delivery in deliveries]
         parts = [
             Settled(hold.delivery, successors=[hold.remainder()], is_complete=True, reply=hold.bundle.reply)
             for hold in ours
@@ -645,6 +682,7 @@ class Supervisor:
         ]
         if whole:
             self._try(lane.give_back, whole)
+        parts = [entry for entry in self._unsettled if not entry.delivery.is_lost] + parts
         if parts and self._link.lane is not None:
             self._try(write, parts, lane, self._link.results, self._link.door)
 

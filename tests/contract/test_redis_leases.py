@@ -258,6 +258,20 @@ def test_a_taker_goes_on_after_its_connection_broke(lane: Callable[..., Lane], r
     assert last.frame == b"4"
 
 
+def test_what_was_taken_is_handed_over_although_the_bell_broke(
+    lane: Callable[..., Lane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in flight under our lease: an error instead of it would leave it there for as long as we live."""
+    taker, sender = lane(), lane()
+    taker.fileno()
+    put(sender, b"1")
+    with monkeypatch.context() as patch:
+        patch.setattr(taker.handle, "_await_markers", _refuse)
+        assert [delivery.frame for delivery in taker.take({"red": 1})] == [b"1"]
+    put(sender, b"2")
+    assert [delivery.frame for delivery in taker.take({"red": 1})] == [b"2"]
+
+
 def test_an_answer_that_is_lost_is_neither_loss_nor_copy(lane: Callable[..., Lane]) -> None:
     """What was taken without an answer is taken again; what was acknowledged without one is gone."""
     taker, sender = lane(), lane()

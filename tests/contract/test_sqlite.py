@@ -6,11 +6,15 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from queuelib import plugins
+from queuelib.broker import open_lane, settings_for
+from queuelib.errors import BrokerUnavailable
 from queuelib.ids import Key, new_bundle_id
+from queuelib.message import Outgoing
 from queuelib.outcome import FAILED, RUNNING, Record
 from queuelib.ports import Redelivery, ResultCapabilities, TransportCapabilities
 from queuelib.testing import ResultConformance, SettlementConformance, TransportConformance
@@ -66,6 +70,63 @@ def test_kept_long_enough(tmp_path: Path) -> None:
     single = Record(Key(old, 5), FAILED, 1, b"", time.time() - 100)
     assert results.store([done, single]) == [True, True]
     assert results.fetch([done.keys[1], single.key]) == [None, None]
+
+
+def test_a_mark_is_kept_as_long_as_its_message(tmp_path: Path) -> None:
+    """A cancelled job that waits for longer than outcomes are kept is not started then."""
+    url = f"sqlite:///{tmp_path}/a.db"
+    results = plugins.backend_for(url).results(url, "lab", 60.0)
+    with closing(open_lane(settings_for(url, "lab"), "lab", 5.0)) as lane:
+        waiting, gone = new_bundle_id(time.time()), new_bundle_id(time.time())
+        lane.publish([Outgoing("red", waiting, b"frame", time.time() + 3600.0)], 5.0)
+    results.cancel([Key(waiting, 0), Key(gone, 0)])
+    with closing(sqlite3.connect(tmp_path / "a.db")) as connection:
+        connection.execute("UPDATE cancel SET at = at - 100")
+        connection.commit()
+    results.store([Record(Key(new_bundle_id(time.time()), 0), FAILED, 1, b"", time.time())])
+    assert list(results.cancelled(None).keys) == [Key(waiting, 0)]
+    results.close()
+
+
+def test_who_could_not_become_a_taker_takes_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file was locked at the first take, the next one makes a taker: what it holds is found after its death."""
+    with closing(open_lane(settings_for(url, "lab"), "lab", 5.0)) as lane:
+        lane.publish([Outgoing("red", new_bundle_id(time.time()), b"frame")], 5.0)
+        dying = open_lane(settings_for(url, "lab"), "lab", 5.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "_begin", _refuse)
+            with pytest.raises(BrokerUnavailable):
+                dying.take({"red": 1})
+        assert len(dying.take({"red": 1})) == 1
+        dying.handle.abandon()
+        lane.renew()
+        assert [delivery.redelivered for delivery in lane.take({"red": 1})] == [True]
+        dying.close()
+
+
+def test_what_is_written_is_no_failure_although_nobody_can_be_struck_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that is gone is struck off the list afterwards; where the file is locked just then, another time."""
+    with closing(Store(tmp_path / "a.db")) as store:
+        store.register(str(tmp_path / "gone"), ("topic",))
+        begin = store._begin
+        begun: list[object] = []
+
+        def once(*arguments: Any) -> None:
+            begun.append(arguments)
+            (begin if len(begun) == 1 else _refuse)(*arguments)
+
+        monkeypatch.setattr(store, "_begin", once)
+        with store.write() as connection:
+            connection.execute("INSERT INTO queue VALUES ('written')")
+            store.rung.add("topic")
+        assert len(begun) == 2
+        assert store.connection.execute("SELECT * FROM queue").fetchall() == [("written",)]
+
+
+def _refuse(*_: object) -> None:
+    raise BrokerUnavailable("locked")
 
 
 def test_older_layout_is_brought_up_to_date(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from hashlib import sha1
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,6 +38,7 @@ from queuelib_redis import BACKEND, notes
 from queuelib_redis.inbox import pack, unpack
 from queuelib_redis.results import RedisResults
 from queuelib_redis.state import sentences
+from queuelib_redis.wire import pack as wire_bytes
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -665,6 +667,26 @@ def test_a_publish_waits_for_replicas(lane: Callable[..., Lane], redis_url: str)
     with pytest.raises(SubmitUnknown, match="not confirmed as the URL asks"):
         lane("?wait=7").publish([outgoing()], 5.0)
     assert BACKEND.transport(f"{redis_url}?durable=yes", "t").capabilities.survives_restart
+
+
+class Refusing:
+    """A script that a server without memory does not run."""
+
+    text = "return redis.error_reply('OOM no memory')"
+
+    def head(self, arguments: int) -> bytes:
+        """Return the bytes of a call up to its key."""
+        digest = sha1(self.text.encode(), usedforsecurity=False).hexdigest().encode()
+        return b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n1\r\n" % (arguments + 4, digest)
+
+
+def test_a_refused_script_leaves_no_answer_behind(lane: Callable[..., Lane]) -> None:
+    """Where a confirmation was asked for as well, its answer is not taken for that of the next call."""
+    wire, refusing = lane().handle.wire, Refusing()
+    for _ in range(2):  # the server knows the script the second time
+        with pytest.raises(BrokerUnavailable, match="no memory"):
+            wire.run(refusing, b"key", [], (b"WAIT", b"0", b"1"))
+    assert wire.call(wire_bytes((b"ECHO", b"word"))) == b"word"
 
 
 def test_durable_needs_a_server_that_can(lane: Callable[..., Lane], raw: redis.Redis) -> None:

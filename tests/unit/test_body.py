@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import importlib
 import sys
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -147,6 +148,15 @@ class TestBuiltin:
         rebuilt = across(ValueError(object))
         assert type(rebuilt) is ValueError
         assert rebuilt.args == (str(object),)
+
+    def test_arguments_that_raise_while_they_are_encoded(self) -> None:
+        """The text stands in for them, too: an error about an error would be the end of the child."""
+
+        @dataclass
+        class Unset:
+            value: int = field(init=False, repr=False)
+
+        assert across(ValueError(Unset())).args == (str(Unset()),)
 
     def test_arguments_that_are_too_large(self) -> None:
         """A megabyte in an exception is cut to its beginning and end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from queuelib import codec
 from queuelib.errors import ArgumentError, DecodeError, EncodeError
+from queuelib.job import plain_values
 from queuelib.schema import Call, Schema, SchemaMismatch
+from queuelib.settings import MAX_DEPTH
 from tests.unit.fakes import quick
 
 NUMBERS = st.integers(-(2**70), 2**70)
@@ -196,6 +199,28 @@ def test_an_unreadable_column(column: bytes) -> None:
     """It is a DecodeError for all of it."""
     with pytest.raises(DecodeError):
         Schema.of_function(exact).load_column(column)
+
+
+def test_one_value_that_cannot_be_read_spoils_no_other() -> None:
+    """A time zone that is not known here, say, is the error of the one job."""
+    schema = Schema.of_function(bare)
+    unknown = codec.encode([msgpack.ExtType(99, b""), 2])
+    column = codec.encoded_list([codec.encode([1, 2]), unknown, codec.encode([3, 4])])
+    first, second, third = schema.load_column(column, schema.hash)
+    assert [as_call(call).args for call in (first, third)] == [(1, 2), (3, 4)]
+    assert isinstance(second, DecodeError)
+
+
+def test_a_column_is_no_level_of_its_values() -> None:
+    """What is nested as deeply as one call or result may be travels in a column too."""
+    value: list[Any] = []
+    for _ in range(MAX_DEPTH - 2):
+        value = [value]
+    schema = Schema.of_function(bare)
+    (call,) = schema.load_column(codec.encoded_list([schema.pack((value,), {})]), schema.hash)
+    assert as_call(call).args == (value, 2)
+    results = codec.encoded_list([codec.encode([value])])
+    assert Schema.of_function(returns_anything).load_results(results) == plain_values(results) == [[value]]
 
 
 def returns_number() -> int: ...  # type: ignore[empty-body]

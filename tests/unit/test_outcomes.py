@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from queuelib import body, codec
-from queuelib.errors import CancelledError
+from queuelib.errors import CancelledError, DecodeError
 from queuelib.events import Events
 from queuelib.ids import Key
 from queuelib.job import Outcomes
@@ -34,6 +34,18 @@ def test_values_of_a_record(values: list[Any], first: int) -> None:
     found = outcomes()
     assert found.values(record) == (values, 0.25)
     assert [found.value(record, key) for key in record.keys] == values
+
+
+def test_a_result_that_cannot_be_read_here_is_its_own_jobs() -> None:
+    """Its neighbors in a record of several have theirs."""
+    unknown = b"\xd4\x63\x00"  # an extension that nobody knows
+    data = body.of_results("lab.work", [codec.encode(1), unknown, codec.encode(3)])
+    record = Record(Key(BUNDLE_ID, 4), SUCCEEDED, body=data, count=3)
+    first, second, third = record.keys
+    found = outcomes()
+    assert (found.value(record, first), found.value(record, third)) == (1, 3)
+    with pytest.raises(DecodeError):
+        found.value(record, second)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from queuelib.worker.child import DROP, JOBS, STOP
 from queuelib.worker.children import Child, Report, Successes
 from queuelib.worker.frames import FrameReader, send_frame
 from queuelib.worker.lease import Part
+from queuelib.worker.pace import MOST_BYTES_AHEAD, MOST_HANDED
 from queuelib.worker.shared import NUMBER, SHARED_BYTES, STARTED, Slot, outbox
 from tests.unit.fakes import BUNDLE_ID, make_bundle, make_part, positions
 
@@ -121,21 +122,40 @@ class TestHand:
         assert part.number == 3
 
     def test_the_work_before_it_is_counted(self, pair: Pair) -> None:
-        """In seconds and bytes, from the handing over to the report or the recall."""
+        """In seconds until the report or the recall, and in bytes until nothing is before it, for recalled ones lie there."""
         part = jobs(4)
         part.cost = 0.5
-        size = len(part.hold.bundle.column)
         pair.child.hand([part])
-        assert (pair.child.ahead, pair.child.bytes_ahead) == (2.0, size)
+        size = pair.child.bytes_ahead
+        assert size > len(part.hold.bundle.column)
+        assert pair.child.ahead == 2.0
         pair.start(2)
         pair.report(1)
         pair.child.reports()
         assert (pair.child.ahead, pair.child.bytes_ahead) == (1.5, size)
         pair.child.recall()
-        assert (pair.child.ahead, pair.child.bytes_ahead) == (0.5, size)
+        assert pair.child.ahead == 0.5
+        assert pair.child.bytes_ahead > size
         pair.report(2)
         pair.child.reports()
         assert (pair.child.ahead, pair.child.bytes_ahead) == (0.0, 0)
+
+    @pytest.mark.parametrize("is_recalled", [False, True])
+    def test_a_child_that_does_not_read_blocks_nobody(self, pair: Pair, is_recalled: bool) -> None:  # noqa: FBT001
+        """While a job runs for long, what its child is sent stays below what its socket's buffer holds."""
+        pair.child.sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+        pair.child.hand([jobs(1)])
+        pair.start()
+        sent = 1
+        for _ in range(MOST_HANDED - 1):
+            if pair.child.bytes_ahead > MOST_BYTES_AHEAD:
+                break
+            pair.child.hand([jobs(1)])
+            sent += 1
+            if is_recalled:
+                assert len(pair.child.recall()) == 1
+                sent += 1
+        assert len(pair.frames()) == sent
 
 
 class TestRecall:
@@ -272,6 +292,19 @@ class TestReports:
             for _ in range(2):
                 pair.child.read()
                 pair.child.reports()
+
+    def test_damage_in_the_socket_spoils_nothing_in_the_ring(self, pair: Pair) -> None:
+        """What was reported is not run again because user code wrote to the socket afterwards."""
+        part = jobs(3)
+        pair.child.hand([part])
+        pair.start(2)
+        pair.report(7)
+        pair.theirs.sendall(b"printed by a library")
+        assert pair.child.reports() == [Successes(part.hold, 0, 1, b"\x07", 0.25, 0)]
+        unstarted, running = pair.child.leave()
+        assert running is not None
+        assert (positions([running]), positions(unstarted)) == ([1], [2])
+        assert pair.child.death_note
 
     def test_damage_is_looked_at_twice(self, pair: Pair) -> None:
         """What one end wrote first may be seen last; what stays wrong was written by user code."""

@@ -39,6 +39,19 @@ def liar() -> int:
     return answer  # type: ignore[no-any-return]
 
 
+class Forgetful(Retry):
+    """Takes what it likes."""
+
+    def __init__(self) -> None:  # what users write
+        pass
+
+
+@dispatcher.task(name="lab.forgetful")
+def forgetful() -> None:
+    """Ask for another run."""
+    raise Forgetful
+
+
 @dispatcher.message(name="lab.Greet")
 class Greet(Message[str]):
     """Asks for a greeting."""
@@ -122,6 +135,13 @@ def test_what_a_handler_raises(fail: str, kind: type, delay: float | None) -> No
     text = body.read(outcome.body).traceback_text
     assert "in half" in text
     assert "worker/execute.py" not in text
+
+
+def test_a_retry_that_forgot_to_call_its_base() -> None:
+    """It waits as long as any other failure."""
+    (outcome,) = run("lab.forgetful", [])
+    assert isinstance(outcome, Again)
+    assert outcome.delay is None
 
 
 def test_the_end_of_the_child_is_no_outcome() -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from queuelib import body, codec
-from queuelib.envelope import decode
-from queuelib.errors import BrokerUnavailable
+from queuelib.envelope import decode, encode
+from queuelib.errors import BrokerUnavailable, SubmitUnknown
 from queuelib.ids import Key, job_id
 from queuelib.message import Limits
 from queuelib.outcome import (
@@ -28,6 +28,7 @@ from queuelib.outcome import (
     Record,
 )
 from queuelib.ports import QuarantineItem, Settled
+from queuelib.settings import MAX_MESSAGE_BYTES
 from queuelib.worker.settle import Ledger, write
 from tests.unit.fakes import (
     BUNDLE_ID,
@@ -48,6 +49,28 @@ if TYPE_CHECKING:
     from queuelib.worker.lease import Hold
 
 OUTCOMES = [b"r", Again(None, b"e"), Failed(b"e"), Quarantined("why"), NotRun(CANCELLED), NotRun(EXPIRED)]
+
+
+def test_a_retry_that_became_too_large_is_a_failure() -> None:
+    """When it is due is said in a few bytes more, and the first message may have had room for none."""
+    changes: dict[str, Any] = {"limits": Limits(retries=1), "arguments": [codec.encode([b"x" * 2**20])]}
+    around = len(encode(make_bundle(**changes))) - 9 - 2**20  # nine bytes around the payload are not counted
+    changes["arguments"] = [codec.encode([b"x" * (MAX_MESSAGE_BYTES - around)])]
+    assert len(encode(make_bundle(**changes))) - 9 == MAX_MESSAGE_BYTES
+    _, entry = settle(Again(1.0, b"e"), **changes)
+    assert [record.state for record in entry.records] == [FAILED]
+    assert entry.successors == ()
+
+
+def test_a_retry_in_doubt_is_written_again() -> None:
+    """Where its confirmation was lost, the batch is not written: what waits for the caller is a server, not its end."""
+    log: list[tuple[str, Any]] = []
+    lane: Any = FakeLane(log, error=SubmitUnknown("no confirmation"))
+    results: Any = FakeResults(log)
+    _, entry = settle(Again(1.0, b"e"), limits=Limits(retries=1))
+    with pytest.raises(BrokerUnavailable, match="no confirmation"):
+        write([entry], lane, results, None)
+    assert verbs(log) == ["publish"]
 
 
 def settle(outcome: Outcome, time: Time | None = None, **changes: Any) -> tuple[str, Settled]:
