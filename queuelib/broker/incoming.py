@@ -12,11 +12,8 @@ import select
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from amqp.exceptions import UnexpectedFrame
-from amqp.serialization import decode_properties_basic
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 __all__ = ["CONTENT_TYPE", "DUE", "FIRST_AT", "Arrival", "Incoming", "arrival_of"]
 
@@ -24,7 +21,7 @@ CONTENT_TYPE = "application/x-queuelib"
 FIRST_AT = "ql-at"  # header: wall time of the first publication
 DUE = "ql-due"  # header: wall time before which nobody may start it
 
-_CHUNK = 64 * 1024  # bytes asked of the kernel at once
+_CHUNK = 32 * 1024  # bytes asked of the kernel at once
 _PATIENT = 16 * 1024  # bytes of a delivery whose rest is waited for here; py-amqp gathers larger ones
 _FRAME = struct.Struct(">BHI")  # type, channel, size of the payload
 _HEAD = _FRAME.size
@@ -71,8 +68,10 @@ def arrival_of(message: Any) -> Arrival:
     """Return what a message object of kombu or py-amqp says."""
     body = message.body
     body = body if isinstance(body, bytes) else bytes(body, "utf-8") if isinstance(body, str) else bytes(body)
-    redelivered = bool(message.delivery_info.get("redelivered"))
-    return _arrival(message.delivery_tag, body, redelivered, message.headers or {})
+    headers = message.headers or {}
+    is_redelivered = bool(message.delivery_info.get("redelivered") or headers.get("x-delivery-count"))
+    first_at, due = _time(headers.get(FIRST_AT)), _time(headers.get(DUE))
+    return Arrival(message.delivery_tag, body, is_redelivered, first_at, due or 0.0)
 
 
 class Incoming:
@@ -106,36 +105,35 @@ class Incoming:
                 msg = "Server unexpectedly closed connection"
                 raise ConnectionResetError(msg)
             self._connection.bytes_recv += 1  # or it would miss heartbeats
-            self._handle(self._transport._read_buffer + data)  # noqa: SLF001 - what it has read ahead
+            self._handle(data)
             wait, found = 0, True
         return found
 
     def _handle(self, data: bytes) -> None:
-        at, size = 0, len(data)
-        self._transport._read_buffer = b""  # noqa: SLF001
-        try:
-            while size - at > _HEAD:
-                kind, channel, length = _FRAME.unpack_from(data, at)
-                end = at + _HEAD + length
-                if end >= size:
+        """Handle the whole frames in what has arrived; the rest stays where py-amqp keeps what it has read ahead."""
+        transport: Any = self._transport
+        data, at = transport._read_buffer + data, 0  # noqa: SLF001
+        while len(data) - at > _HEAD:
+            kind, channel, length = _FRAME.unpack_from(data, at)
+            end = at + _HEAD + length
+            if end >= len(data):
+                break
+            receive = self.receivers.get(channel) if kind == _METHOD else None
+            if receive is not None and data.startswith(_DELIVER, at + _HEAD):
+                after = self._deliver(receive, data, at + _HEAD + len(_DELIVER), end + 1, channel)
+                if after > 0:
+                    at = after
+                    continue
+                if after == 0 and len(data) - at < _PATIENT:
                     break
-                receive = self.receivers.get(channel) if kind == _METHOD else None
-                if receive is not None and data.startswith(_DELIVER, at + _HEAD):
-                    after = self._deliver(receive, data, at + _HEAD + len(_DELIVER), end + 1, channel)
-                    if after > 0:
-                        at = after
-                        continue
-                    if after == 0 and size - at < _PATIENT:
-                        break
-                if data[end] != _FRAME_END:
-                    msg = f"a frame ends with {data[end]:#x}"
-                    raise UnexpectedFrame(msg)
-                frame = kind, channel, data[at + _HEAD : end]
-                at = end + 1
-                self._connection.on_inbound_frame(frame)
-        finally:
-            # Anything that py-amqp has read meanwhile came after this.
-            self._transport._read_buffer = data[at:] + self._transport._read_buffer  # noqa: SLF001
+            if data[end] != _FRAME_END:
+                msg = f"the server has sent a frame that ends with {data[end]:#x}"
+                raise ConnectionError(msg)
+            # py-amqp may read on from here by itself, as it does to open a channel again that the server has closed.
+            transport._read_buffer = data[end + 1 :]  # noqa: SLF001
+            self._connection.on_inbound_frame((kind, channel, data[at + _HEAD : end]))
+            data, at = transport._read_buffer, 0  # noqa: SLF001
+        transport._read_buffer = data[at:]  # noqa: SLF001
 
     @staticmethod
     def _deliver(receive: Callable[[Arrival], None], data: bytes, at: int, header: int, channel: int) -> int:
@@ -149,7 +147,7 @@ class Incoming:
             channel: Number of the channel.
 
         Returns:
-            0 if it has not arrived as a whole, -1 if its frames do not simply follow each other.
+            0 if it has not arrived as a whole, -1 if it is not a usual one.
         """
         size = len(data)
         if size - header <= _HEAD:
@@ -162,6 +160,9 @@ class Incoming:
         body = header + length + 1
         if body > size:
             return 0
+        properties = header + _PROPERTIES_AT
+        if not data.startswith(_USUAL, properties):
+            return -1
         body_size: int = _SIZE.unpack_from(data, header + _SIZE_AT)[0]
         after, content = body, b""
         if body_size:
@@ -175,20 +176,10 @@ class Incoming:
             if after > size:
                 return 0
             content = data[body : body + length]
-        delivery_tag, is_redelivered = _TAG.unpack_from(data, at + 1 + data[at])
-        properties = header + _PROPERTIES_AT
-        if data.startswith(_USUAL, properties):
-            (first_at,) = _TIME.unpack_from(data, properties + len(_USUAL))
-            receive(Arrival(delivery_tag, content, is_redelivered, first_at, 0.0))
-        else:
-            found, _ = decode_properties_basic(data[properties:body], 0)
-            receive(_arrival(delivery_tag, content, is_redelivered, found.get("application_headers") or {}))
+        (first_at,) = _TIME.unpack_from(data, properties + len(_USUAL))
+        number, is_redelivered = _TAG.unpack_from(data, at + 1 + data[at])  # behind the consumer's tag
+        receive(Arrival(number, content, is_redelivered, first_at, 0.0))
         return after
-
-
-def _arrival(number: Any, body: bytes, is_redelivered: bool, headers: Mapping[str, Any]) -> Arrival:  # noqa: FBT001
-    is_redelivered = is_redelivered or bool(headers.get("x-delivery-count"))
-    return Arrival(number, body, is_redelivered, _time(headers.get(FIRST_AT)), _time(headers.get(DUE)) or 0.0)
 
 
 def _time(value: object) -> float | None:
