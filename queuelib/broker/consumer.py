@@ -178,6 +178,10 @@ class ConsumerLane:
         """Return when the first frame that this lane itself holds back is due."""
         return self._parked[0][0] if self._parked else None
 
+    def prefetch(self, color: str) -> int:
+        """Return how many frames of a color the server may send before any is settled."""
+        return self._ring(color).prefetch
+
     def waiting(self, colors: Sequence[str]) -> dict[str, int]:
         """Count what is ready in each color's queue; what waits for its time is elsewhere and not counted."""
         with self._link.guarded():
@@ -225,7 +229,7 @@ class ConsumerLane:
     def _widen(self, color: str, count: int) -> bool:
         if color not in self._rings:
             self._link.declare_once(self._prefix + color)
-        return self._ring(color).widen(count)
+        return self._ring(color).widen(count, self._clock.monotonic())
 
     def _addressed(self, color: str, body: bytes, at: float, due: float | None, owner: Any = None) -> Parcel:
         queue = self._prefix + color

@@ -18,6 +18,8 @@ __all__ = ["Ring", "Tag"]
 
 _PREFETCH_CAP = 2000  # frames of one consumer; the server advises a few hundred, and more gains nothing
 _MAX_CONSUMERS = 8  # on one channel; then they become one
+_WIDE_FOR = 2.0  # seconds
+_QOS = (60, 10)  # class and method of basic.qos in AMQP 0-9-1
 _consumer_numbers = itertools.count(1)
 
 
@@ -41,14 +43,28 @@ class Ring:
         self._is_amqp = is_amqp
         self._arrived: deque[Arrival] = deque()
         self._consumers: dict[str, int] = {}  # consumer tag -> prefetch
+        self._wide_since: float | None = None
 
-    def widen(self, room: int) -> bool:
-        """Bring the prefetch in line with `room` more frames than are in hand; return whether a consumer is new."""
+    @property
+    def prefetch(self) -> int:
+        """How many frames may be here and not settled."""
+        return sum(self._consumers.values())
+
+    def widen(self, room: int, now: float) -> bool:
+        """Bring the prefetch in line with `room` more frames than are in hand; return whether a consumer is new.
+
+        `now` is any clock in seconds: much too wide a prefetch is left for a moment, as the room comes and goes with
+        the measured run times, and a queue may deliver again what was under way to a consumer that ends.
+        """
         needed = len(self.unsettled) - len(self._arrived) + room
-        capacity = sum(self._consumers.values())
+        capacity = self.prefetch
         if needed > capacity and (capacity <= len(self.unsettled) or needed > 2 * capacity):
             return self._grow(needed, capacity)
-        if self._is_amqp and 2 * needed < capacity:
+        if not self._is_amqp or 2 * needed >= capacity:
+            self._wide_since = None
+        elif self._wide_since is None:
+            self._wide_since = now
+        elif now - self._wide_since >= _WIDE_FOR:
             self._shrink(needed)
         return False
 
@@ -108,19 +124,22 @@ class Ring:
 
     def _shrink(self, needed: int) -> None:
         for tag, prefetch in reversed(list(self._consumers.items())):
-            if sum(self._consumers.values()) - prefetch >= needed:
+            if self.prefetch - prefetch >= needed:
                 self._cancel([tag])
-        if 2 * needed < sum(self._consumers.values()):
+        if 2 * needed < self.prefetch:
             self._cancel(list(self._consumers))
             self._consume(needed)
 
     def _consume(self, prefetch: int) -> None:
         tag = f"{self.queue}.{self._incarnation}.{next(_consumer_numbers)}"
         raw = self.channel.raw
-        if self._is_amqp:
-            raw.basic_qos(0, prefetch, False)  # noqa: FBT003 - kombu's signature
         self._consumers[tag] = prefetch
-        raw.basic_consume(queue=self.queue, no_ack=False, callback=self._receive_message, consumer_tag=tag)
+        order = {"queue": self.queue, "no_ack": False, "callback": self._receive_message, "consumer_tag": tag}
+        if self._is_amqp:  # nothing waits for an answer, as it would wait behind all deliveries that are under way
+            raw.send_method(_QOS, "lBb", (0, prefetch, False))
+            raw.basic_consume(**order, nowait=True)
+        else:
+            raw.basic_consume(**order)
 
     def _cancel(self, tags: Iterable[str]) -> None:
         for tag in tags:

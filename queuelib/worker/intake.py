@@ -61,6 +61,7 @@ class Intake:
             BrokerUnavailable: A redelivered one had to be looked up, and the result backend did not answer.
         """
         taken = Taken([], [], [])
+        holds: list[Hold] = []
         for delivery in deliveries:
             try:
                 bundle = decode(delivery.frame)
@@ -76,19 +77,22 @@ class Intake:
             if bundle.color != delivery.color and bundle.color not in self._colors:
                 taken.settled.append(self._set_aside(delivery, f"it came by {delivery.color} and is {bundle.color!r}"))
                 continue
-            hold = Hold(delivery, bundle)
-            if delivery.redelivered:
-                self._look_up(hold, results())
+            holds.append(Hold(delivery, bundle))
+        redelivered = [hold for hold in holds if hold.delivery.redelivered]
+        if redelivered:
+            self._look_up(redelivered, results())
+        for hold in holds:
             if hold.left:
                 taken.holds.append(hold)
             else:
-                taken.settled.append(Settled(delivery, is_complete=True))
+                taken.settled.append(Settled(hold.delivery, is_complete=True))
         return taken
 
-    def _look_up(self, hold: Hold, results: ResultBackend) -> None:
-        """Drop the jobs of a redelivered bundle that have ended or gone on elsewhere, and count their starts."""
-        keys = [Key(hold.bundle.id, index) for index in hold.bundle.indexes]
-        for position, record in enumerate(results.fetch(keys)):
+    def _look_up(self, redelivered: Sequence[Hold], results: ResultBackend) -> None:
+        """Drop the jobs of redelivered bundles that have ended or gone on elsewhere, and count their starts."""
+        places = [(hold, position) for hold in redelivered for position in range(hold.left)]
+        records = results.fetch([hold.key(position) for hold, position in places])
+        for (hold, position), record in zip(places, records, strict=True):
             if _is_over(record, hold.bundle.attempt):
                 hold.end(position, position + 1)
             else:
