@@ -7,8 +7,9 @@ noticed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,20 +25,11 @@ import queuelib_sqlite
 
 OURS = ("qlmemory", "qlsqlite", "qlredis")
 STOCK = ("memory", "redis", "pyamqp")
+KINDS = (*OURS, *STOCK)
 PATIENCE = 10  # seconds until a message that must come is given up
 BRIEF = 0.05  # seconds in which nothing is expected to come
 
 Differences: TypeAlias = Mapping[str, Mapping[str, str]]  # case -> transport -> why it is different there
-
-
-def parametrize(metafunc: pytest.Metafunc, differences: Differences) -> None:
-    """Run a case on every transport; where it is declared to be different, it must fail."""
-    if "kind" not in metafunc.fixturenames:
-        return
-    reasons = differences.get(metafunc.function.__name__, {})
-    marks = {kind: pytest.mark.xfail(strict=True, reason=reason) for kind, reason in reasons.items()}
-    kinds = [pytest.param(kind, marks=[marks[kind]] if kind in marks else []) for kind in (*OURS, *STOCK)]
-    metafunc.parametrize("kind", kinds)
 
 
 class Place:
@@ -91,7 +83,7 @@ class Place:
 
 
 @contextmanager
-def place(kind: str, request: pytest.FixtureRequest, namespace: str, folder: Path) -> Iterator[Place]:
+def open_place(kind: str, request: pytest.FixtureRequest, namespace: str, folder: Path) -> Iterator[Place]:
     """Give a transport's corner of a server, and leave nothing in it."""
     for package in (queuelib_memory, queuelib_sqlite, queuelib_redis):
         assert package.BACKEND.name  # importing it registers the name of its transport
@@ -99,7 +91,8 @@ def place(kind: str, request: pytest.FixtureRequest, namespace: str, folder: Pat
         # Without confirms, what one channel has published another may not see yet.
         found = Place(kind, f"py{request.getfixturevalue('amqp_url')}", namespace, {"confirm_publish": True})
     elif kind == "redis":
-        found = Place(kind, request.getfixturevalue("redis_url"), namespace, {"global_keyprefix": f"{namespace}:"})
+        keys = {key: f"{namespace}.{key}" for key in ("unacked_key", "unacked_index_key", "unacked_mutex_key")}
+        found = Place(kind, request.getfixturevalue("redis_url"), namespace, keys)
     elif kind == "qlredis":
         found = Place(kind, f"ql{request.getfixturevalue('redis_url')}", namespace, {"namespace": namespace})
     elif kind == "qlsqlite":
@@ -118,17 +111,36 @@ def publish(connection: Connection, queue: Queue, *bodies: Any, **options: Any) 
         producer = Producer(channel)
         for body in bodies:
             producer.publish(
-                body, **{"routing_key": queue.name, "serializer": "json", "declare": [queue], "retry": False, **options}
+                body,
+                **{
+                    "exchange": queue.exchange,
+                    "routing_key": queue.routing_key or queue.name,
+                    "serializer": "json",
+                    "declare": [queue],
+                    **options,
+                },
             )
 
 
-def drain(connection: Connection, queue: Queue, count: int, channel: Any = None) -> list[Message]:
+def drain(connection: Connection, queue: Queue, count: int) -> list[Message]:
     """Consume so many messages, without acknowledging them."""
     taken: list[Message] = []
-    with Consumer(channel or connection.channel(), [queue], on_message=taken.append, accept=["json"]):
-        while len(taken) < count:
-            connection.drain_events(timeout=PATIENCE)
+    with Consumer(connection.channel(), [queue], on_message=taken.append, accept=["json"]):
+        drain_into(taken, connection, count)
     return taken
+
+
+def drain_into(taken: list[Any], connection: Connection, count: int) -> None:
+    """Wait until a consumer has put so many into `taken`; on AMQP, anything else that is asked may have brought some."""
+    while len(taken) < count:
+        connection.drain_events(timeout=PATIENCE)
+
+
+def drain_all(connection: Connection) -> None:
+    """Handle what comes until nothing does."""
+    with suppress(socket.timeout):
+        while True:
+            connection.drain_events(timeout=BRIEF)
 
 
 def is_declared(connection: Connection, queue: Queue | str) -> bool:
@@ -148,6 +160,3 @@ def waiting(connection: Connection, queue: Queue | str) -> int:
             return int(channel.queue_declare(getattr(queue, "name", queue), passive=True).message_count)
         except ChannelError:
             return 0
-
-
-Check: TypeAlias = Callable[[], object]
