@@ -14,9 +14,11 @@ from tests.contract.plain_kombu import KINDS, Place, open_place
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a case on every transport; where its module's `DIFFERENCES` name it, it must fail."""
     is_told = any(mark.args[0] == "kind" for mark in metafunc.definition.iter_markers("parametrize"))
-    if "place" not in metafunc.fixturenames or is_told:
+    if "kind" not in metafunc.fixturenames or is_told:
         return
-    reasons = getattr(metafunc.module, "DIFFERENCES", {}).get(metafunc.function.__name__, {})
+    differences = metafunc.module.DIFFERENCES
+    assert not differences.keys() - vars(metafunc.module).keys(), "a difference names a case that is not there"
+    reasons = differences.get(metafunc.function.__name__, {})
     marks = {kind: [pytest.mark.xfail(strict=True, reason=reason)] for kind, reason in reasons.items()}
     metafunc.parametrize("kind", [pytest.param(kind, marks=marks.get(kind, [])) for kind in KINDS])
 
