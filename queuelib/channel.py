@@ -4,13 +4,14 @@ A subclass implements the verbs of `ports.Lane` for queue names. This base turns
 ack, one message at a time, into those verbs.
 
 Exchanges, bindings and declared queues live on the server, so that a producer in one process knows what a consumer in
-another has bound. A priority from 1 to 9 is a queue of its own beside the plain one; as in kombu's other virtual
-transports a higher number is more urgent.
+another has bound. A priority from 1 to 9 is a queue of its own beside the plain one; as in AMQP a higher number is more
+urgent.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 import select
 import threading
 import time
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import msgpack
 from kombu.transport import virtual
+from kombu.transport.virtual.base import NotEquivalentError
+from kombu.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES, TopicExchange
 
 from queuelib.errors import BrokerUnavailable
 from queuelib.message import Outgoing
@@ -53,6 +56,21 @@ def _one_at_a_time(method: Callable[P, T]) -> Callable[P, T]:
     return locked
 
 
+class _Topics(TopicExchange):
+    """Routes by words, as AMQP does: `*` is one, `#` any number; in kombu's own virtual transports at least one."""
+
+    def key_to_pattern(self, rkey: str) -> str:
+        """Return the regular expression of the routing keys that a binding key matches."""
+        pattern, is_first = "", True
+        for word in rkey.split("."):
+            if word == "#":
+                pattern += r"(?:[^.]*\.)*" if is_first else r"(?:\.[^.]*)*"
+                continue
+            pattern += ("" if is_first else r"\.") + (r"[^.]*" if word == "*" else re.escape(word))
+            is_first = False
+        return ".*" if is_first else rf"{pattern}\Z"
+
+
 class BatchChannel(virtual.Channel):
     """A kombu channel whose messages also move in batches.
 
@@ -62,14 +80,15 @@ class BatchChannel(virtual.Channel):
     do_restore = False  # the server returns what a dead taker held
     body_encoding = None  # frames are binary: no base64
     supports_fanout = True
+    exchange_types = STANDARD_EXCHANGE_TYPES | {"topic": _Topics}
     queue_prefix = ""  # what the lane puts before a color; a settlement needs it for successors
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.one_at_a_time = threading.RLock()
         super().__init__(*args, **kwargs)
         self._in_hand: dict[str, Delivery] = {}
-        self._no_ack_queues: set[str] = set()
-        self._own_callbacks: dict[str, Any] = {}  # kombu's are of the connection: the last channel's win
+        # By queue and tag: whom to call, and whether without acknowledgement. Of kombu's own, one a queue, the last wins.
+        self._own_consumers: dict[str, dict[str, tuple[Any, bool]]] = {}
         self._auto_delete: set[str] = set()
         self._exclusive: set[str] = set()
 
@@ -192,32 +211,34 @@ class BatchChannel(virtual.Channel):
         for name, queue in names.items():
             taken = self.take_batch({name: 1}) if self.has_waiting(name) else []
             if taken:
-                return queue, self._hand_out(queue, taken[0])
+                return queue, self._hand_out(taken[0])
         # Nothing there: one look at all of them, which also silences the bell. What rings after it is not lost.
         taken = self.take_batch(dict.fromkeys(names, 1))
         if not taken:
             raise Empty
         self.give_back_batch(taken[1:], 0.0)
         queue = names[taken[0].color]
-        return queue, self._hand_out(queue, taken[0])
+        return queue, self._hand_out(taken[0])
 
-    def _hand_out(self, queue: str, delivery: Delivery) -> dict[str, Any]:
+    def _hand_out(self, delivery: Delivery) -> dict[str, Any]:
         message = _as_kombu(delivery.frame)
         # A new tag for each delivery: the copies of a fanout carry the same.
         tag = message["properties"]["delivery_tag"] = self._next_delivery_tag()
         if delivery.redelivered:
             message["properties"].setdefault("delivery_info", {})["redelivered"] = True
-        if queue in self._no_ack_queues:
-            self.acknowledge_batch([delivery])
-        else:
-            self._in_hand[tag] = delivery
+        self._in_hand[tag] = delivery
         return message
 
     def _poll(self, cycle: Any, callback: Any, timeout: float | None = None) -> None:  # noqa: ARG002
         queues = list(dict.fromkeys(self._active_queues))
         queue, message = self._take_one(queues)
         self._active_queues.sort(key=queue.__eq__)  # whose turn it was comes last
-        self._own_callbacks[queue](message)
+        consumers = self._own_consumers[queue]
+        tag = next(iter(consumers))
+        callback, is_no_ack = consumers[tag] = consumers.pop(tag)  # they take turns
+        if is_no_ack:
+            self._finish(message["properties"]["delivery_tag"])
+        callback(message)
 
     @_one_at_a_time
     def _size(self, queue: str) -> int:
@@ -301,11 +322,20 @@ class BatchChannel(virtual.Channel):
         nowait: bool = False,  # noqa: FBT001, FBT002
         passive: bool = False,  # noqa: FBT001, FBT002
     ) -> None:
-        """Declare an exchange for all processes."""
-        if passive and exchange and self.exchange_kind(exchange) is not None:
-            return
-        super().exchange_declare(exchange, type, durable, auto_delete, arguments, nowait, passive)
+        """Declare an exchange for all processes.
+
+        Raises:
+            ChannelError: `passive`, and there is no such exchange (404).
+            NotEquivalentError: It is there already, with another type.
+        """
         kind = type or "direct"
+        known = self.exchange_kind(exchange) if exchange else None
+        if passive and known is not None:
+            return
+        if known not in {None, kind}:
+            msg = f"the exchange {exchange!r} is declared as {known}, and cannot be {kind}; delete it first"
+            raise NotEquivalentError(msg)
+        super().exchange_declare(exchange, type, durable, auto_delete, arguments, nowait, passive)
         self.exchanges_add(exchange or f"amq.{kind}", kind)
 
     @_one_at_a_time
@@ -329,23 +359,21 @@ class BatchChannel(virtual.Channel):
         """Return the bindings of an exchange, by whichever process."""
         return self.bindings_of(exchange)
 
-    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001
+    def basic_consume(self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any) -> Any:  # noqa: FBT001
         """Start consuming, as kombu asks for it."""
-        if no_ack:
-            self._no_ack_queues.add(queue)
-        result = super().basic_consume(queue, no_ack, *args, **kwargs)
+        result = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
         connection: Any = self.connection
-        self._own_callbacks[queue] = connection._callbacks[queue]  # noqa: SLF001 - kombu's own way
+        own = self._own_consumers.setdefault(queue, {})
+        own[consumer_tag] = connection._callbacks[queue], no_ack  # noqa: SLF001 - kombu's own way
         return result
 
     def basic_cancel(self, consumer_tag: str) -> None:
         """Stop consuming; an auto-delete queue goes with its last consumer on this connection."""
         queue = self._tag_to_queue.get(consumer_tag)
         super().basic_cancel(consumer_tag)
-        if queue is None or queue in self._active_queues:
+        if queue is None:
             return
-        self._own_callbacks.pop(queue, None)
-        self._no_ack_queues.discard(queue)
+        self._own_consumers[queue].pop(consumer_tag, None)
         if queue in self._auto_delete and not self._is_consumed(queue):
             self.queue_delete(queue)
 

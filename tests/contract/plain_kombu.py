@@ -7,7 +7,9 @@ noticed.
 
 from __future__ import annotations
 
+import gc
 import socket
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,6 +73,10 @@ class Place:
 
     def clean(self) -> None:
         """Remove what was made on a server that others use too."""
+        if self.kind == "redis":
+            with warnings.catch_warnings():  # a channel that closes returns what it held over a pool that nobody closes
+                warnings.simplefilter("ignore", ResourceWarning)
+                gc.collect()
         if self.kind in {"redis", "qlredis"}:
             with redis.Redis.from_url(self.url.removeprefix("ql")) as client:
                 for key in client.scan_iter(match=f"*{self.namespace}*", count=1000):

@@ -1,27 +1,29 @@
-"""What kombu builds upon a transport works on ours as on its own: simple queues, mixins, retries, serializers."""
+"""What kombu builds upon a transport works on ours as on its own: simple queues, mixins, pools, serializers."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from kombu import Connection, Consumer, Producer
-from kombu.exceptions import ContentDisallowed, OperationalError
+from kombu.common import Broadcast
+from kombu.exceptions import ContentDisallowed
 from kombu.message import Message
 from kombu.mixins import ConsumerMixin, ConsumerProducerMixin
+from kombu.pools import ProducerPool
 
-from queuelib.errors import BrokerUnavailable, SubmitUnknown
-from tests.contract.cuts import Cuts
-from tests.contract.plain_kombu import BRIEF, PATIENCE, Differences, Place, drain, drain_into, publish, waiting
-
-_DEAD = {
-    "qlredis": "qlredis://127.0.0.1:1/0",
-    "redis": "redis://127.0.0.1:1/0",
-    "pyamqp": "pyamqp://guest:guest@127.0.0.1:1//",
-}
+from tests.contract.plain_kombu import (
+    BRIEF,
+    PATIENCE,
+    Differences,
+    Place,
+    drain,
+    drain_all,
+    drain_into,
+    publish,
+    waiting,
+)
 
 DIFFERENCES: Differences = {
     "test_consumers_with_and_without_acknowledgement": {
@@ -105,7 +107,7 @@ def test_prefetch_may_change(connection: Connection, place: Place) -> None:
 
 
 @pytest.mark.parametrize("way", ["requeue", "reject"])
-def test_a_returned_message_says_so(connection: Connection, place: Place, way: str) -> None:
+def test_a_returned_message_is_whole(connection: Connection, place: Place, way: str) -> None:
     """`requeue()` and `reject(requeue=True)` bring a message back with all it had."""
     queue = place.queue("again")
     publish(connection, queue, "x", headers={"a": 1}, correlation_id="c")
@@ -154,6 +156,14 @@ def test_bytes(connection: Connection, place: Place) -> None:
     with connection.channel() as channel:
         message = queue(channel).get(no_ack=True)
     assert bytes(message.body) == body
+
+
+def test_empty_bodies(connection: Connection, place: Place) -> None:
+    """Nothing is something too."""
+    queue = place.queue("nothing")
+    bodies: list[object] = [None, 0, "", [], {}, False]
+    publish(connection, queue, *bodies)
+    assert [message.payload for message in drain(connection, queue, len(bodies))] == bodies
 
 
 def test_what_is_not_accepted(connection: Connection, place: Place) -> None:
@@ -230,6 +240,36 @@ def test_request_and_reply(connection: Connection, place: Place) -> None:
     assert [(message.payload, message.properties["correlation_id"]) for message in taken] == [(42, "q")]
 
 
+def test_pools(place: Place) -> None:
+    """Producers of a pool share connections, which are given back."""
+    queue = place.queue("pooled")
+    with place.connect() as connection:
+        producers = ProducerPool(connection.Pool(limit=2), limit=2)
+        for number in range(5):
+            with producers.acquire(block=True) as producer:
+                producer.publish(number, routing_key=queue.name, serializer="json", declare=[queue], retry=True)
+        assert [message.payload for message in drain(connection, queue, 5)] == list(range(5))
+        producers.force_close_all()
+        producers.connections.force_close_all()
+
+
+def test_broadcast(connection: Connection, place: Place) -> None:
+    """Each consumer of a Broadcast has a queue of its own, and gets everything."""
+    queues = [Broadcast(place.name("all")) for _ in range(2)]
+    taken: dict[str, list[Message]] = {queue.name: [] for queue in queues}
+    assert len(taken) == 2
+    consumers = [
+        Consumer(connection.channel(), [queue], on_message=taken[queue.name].append, accept=["json"], no_ack=True)
+        for queue in queues
+    ]
+    with consumers[0], consumers[1]:
+        drain_all(connection)
+        Producer(connection.channel(), queues[0].exchange).publish("hello", serializer="json")
+        for got in taken.values():
+            drain_into(got, connection, 1)
+    assert [[message.payload for message in got] for got in taken.values()] == [["hello"], ["hello"]]
+
+
 def test_a_mixin_ends_when_it_should(place: Place) -> None:
     """A ConsumerMixin handles what comes, and returns once it `should_stop`."""
     queue = place.queue("mixed")
@@ -261,111 +301,3 @@ def test_heartbeats(connection: Connection) -> None:
     connection.connect()
     connection.heartbeat_check()
     assert connection.connected
-
-
-def test_fail_over(connection: Connection, place: Place) -> None:
-    """The second server of a list is used when the first is dead, and may be of another kind."""
-    urls = f"{_DEAD.get(place.kind, _DEAD['qlredis'])};{place.url}"
-    queue = place.queue("over")
-    with Connection(urls, transport_options=place.options, failover_strategy="round-robin") as listed:
-        listed.ensure_connection(max_retries=3, interval_start=0, interval_step=0)
-        publish(listed, queue, "x")
-    (message,) = drain(connection, queue, 1)
-    message.ack()
-
-
-@pytest.mark.parametrize("kind", _DEAD)
-def test_a_dead_server(kind: str) -> None:
-    """Who asks to retry is told by an OperationalError, after so many tries."""
-    tries: list[float] = []
-    with Connection(_DEAD[kind]) as connection:
-        with pytest.raises(OperationalError):
-            connection.ensure_connection(lambda _, seconds: tries.append(seconds), 2, 0, 0)
-        with pytest.raises(OperationalError):
-            Producer(connection).publish("x", retry=True, retry_policy={"max_retries": 1, "interval_start": 0})
-    assert len(tries) == 2
-
-
-def test_what_is_retried() -> None:
-    """A lost server is a connection error, so that kombu connects anew; a publish in doubt is not repeated blindly."""
-    with Connection("qlredis://") as connection:
-        assert issubclass(BrokerUnavailable, connection.connection_errors)
-        assert not issubclass(SubmitUnknown, connection.connection_errors)
-
-
-@pytest.fixture
-def cuts(kind: str, request: pytest.FixtureRequest) -> Iterator[Cuts]:
-    """A proxy before a server."""
-    url = urlsplit(request.getfixturevalue("amqp_url" if kind == "pyamqp" else "redis_url"))
-    with Cuts(url.hostname or "127.0.0.1", url.port or 5672) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def shaky(place: Place, cuts: Cuts) -> Iterator[Connection]:
-    """A connection through it."""
-    with Connection(place.url, transport_options=place.options) as direct:
-        with direct.clone(hostname="127.0.0.1", port=cuts.port) as connection:
-            yield connection
-
-
-def _publish(connection: Connection, producer: Producer, way: str, body: str) -> None:
-    """Publish, and again over a new connection if this one broke, in one of the ways that kombu has for it."""
-    if way == "retry":
-        producer.publish(body, retry=True)
-    elif way == "ensure":
-        connection.ensure(producer, producer.publish, max_retries=3, interval_start=0)(body)
-    else:
-        told = {"routing_key": producer.routing_key, "serializer": "json"}
-        connection.autoretry(lambda channel: Producer(channel).publish(body, **told), max_retries=3, interval_start=0)()
-
-
-@pytest.mark.parametrize("kind", _DEAD)
-@pytest.mark.parametrize("way", ["retry", "ensure", "autoretry"])
-def test_a_cut_connection_publishes_again(
-    connection: Connection, place: Place, shaky: Connection, cuts: Cuts, way: str
-) -> None:
-    """What a producer publishes after its connection was cut arrives, once."""
-    queue = place.queue("cut")
-    queue(connection.default_channel).declare()
-    producer = Producer(shaky, routing_key=queue.name, serializer="json")
-    for number in range(4):
-        _publish(shaky, producer, way, str(number))
-        assert cuts.cut() > 0
-    assert [message.payload for message in drain(connection, queue, 4)] == ["0", "1", "2", "3"]
-    assert waiting(connection, queue) == 0
-
-
-@pytest.mark.parametrize("kind", _DEAD)
-def test_a_cut_consumer_goes_on(
-    connection: Connection, place: Place, shaky: Connection, cuts: Cuts, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A ConsumerMixin connects anew, gets again what it had not acknowledged, and all else once."""
-    queue = place.queue("cut")
-    publish(connection, queue, "held")
-
-    class Worker(ConsumerMixin):
-        connect_max_retries = 3
-
-        def __init__(self, connection: Connection) -> None:
-            self.connection = connection
-            self.seen: list[object] = []
-
-        def get_consumers(self, Consumer: Any, channel: Any) -> list[Any]:  # noqa: N803 - kombu's name
-            return [Consumer([queue], callbacks=[self.work], accept=["json"])]
-
-        def work(self, body: object, message: Message) -> None:
-            self.seen.append(body)
-            if len(self.seen) == 1:
-                cuts.cut()
-                publish(connection, queue, "later")
-                return
-            message.ack()
-            self.should_stop = len(self.seen) == 3
-
-    worker = Worker(shaky)
-    worker.run()
-    assert sorted(map(str, worker.seen)) == ["held", "held", "later"]
-    shaky.release()
-    caplog.clear()  # the traceback of what kombu logged holds a stock channel's connection
-    assert waiting(connection, queue) == 0
