@@ -20,7 +20,9 @@ class Cuts:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._peers: dict[socket.socket, socket.socket] = {}
+        self._servers: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self._is_mute = threading.Event()
         self._thread = threading.Thread(target=self._serve)
 
     def __enter__(self) -> Self:
@@ -37,6 +39,10 @@ class Cuts:
             for one in self._peers:
                 one.shutdown(socket.SHUT_RDWR)
             return len(self._peers) // 2
+
+    def lose_the_next_answer(self) -> None:
+        """Cut a connection when the server next says something over it."""
+        self._is_mute.set()
 
     def _serve(self) -> None:
         with selectors.DefaultSelector() as selector, self._listener:
@@ -59,6 +65,7 @@ class Cuts:
                 far = socket.create_connection(self._target)
                 with self._lock:
                     self._peers |= {near: far, far: near}
+                    self._servers.add(far)
                 selector.register(near, selectors.EVENT_READ)
                 selector.register(far, selectors.EVENT_READ)
             elif one in self._peers:
@@ -69,6 +76,9 @@ class Cuts:
         other = self._peers[one]
         try:
             data = one.recv(65536)
+            if one in self._servers and self._is_mute.is_set():
+                self._is_mute.clear()
+                data = b""
             other.sendall(data)
         except OSError:
             data = b""
@@ -76,5 +86,6 @@ class Cuts:
             for end in (one, other):
                 with self._lock:
                     del self._peers[end]
+                    self._servers.discard(end)
                 selector.unregister(end)
                 end.close()

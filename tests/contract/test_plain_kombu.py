@@ -20,7 +20,9 @@ from tests.contract.plain_kombu import (
     publish,
     waiting,
 )
+from tests.waiting import eventually
 
+_LAST = "what is requeued is put in again, behind all others"
 _NO_BATCH = "its `implements` names no batch_publish, and without it Producer.batch publishes at once"
 _NO_MULTIPLE = "virtual.Channel.basic_ack takes no notice of multiple"
 _ONE_CALLBACK = "virtual.Transport._callbacks has one callback a queue: cancelling one consumer takes it from all"
@@ -35,6 +37,7 @@ DIFFERENCES: Differences = {
     "test_consumers_of_one_queue_on_two_channels": {"memory": _ONE_CALLBACK, "redis": _ONE_CALLBACK},
     "test_two_consumers_on_one_channel": {"memory": _ONE_CALLBACK, "redis": _ONE_CALLBACK},
     "test_many_are_acknowledged_at_once": {"memory": _NO_MULTIPLE, "redis": _NO_MULTIPLE},
+    "test_a_requeued_message_is_the_next": {"memory": _LAST, "redis": _LAST},
     "test_a_closed_channel_returns_what_it_held": {"memory": "do_restore is False"},
     "test_a_returned_message_is_marked": {
         **dict.fromkeys(OURS, _ONLY_DEATHS),
@@ -207,6 +210,16 @@ def test_a_closed_channel_returns_what_it_held(connection: Connection, place: Pl
         messages[1].ack()
     assert waiting(connection, queue) == 2
     assert sorted(message.payload for message in drain(connection, queue, 2)) == [0, 2]
+
+
+def test_a_requeued_message_is_the_next(connection: Connection, place: Place) -> None:
+    """It returns to where it was."""
+    queue = place.queue("first")
+    publish(connection, queue, 0, 1)
+    with connection.channel() as channel:
+        queue(channel).get().requeue()
+        eventually(lambda: waiting(connection, queue) == 2)
+        assert [queue(channel).get(no_ack=True).payload for _ in range(2)] == [0, 1]
 
 
 def test_a_returned_message_is_marked(connection: Connection, place: Place) -> None:

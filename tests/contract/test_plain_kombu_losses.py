@@ -98,6 +98,23 @@ def test_a_cut_connection_publishes_again(
     assert waiting(connection, queue) == 0
 
 
+@pytest.mark.parametrize("kind", ["qlredis"])
+def test_a_publish_in_doubt_is_not_repeated(
+    connection: Connection, place: Place, shaky: Connection, cuts: Cuts
+) -> None:
+    """When its answer is lost, the program hears of it, whatever it wished for; the message is there once."""
+    queue = place.queue("doubt")
+    queue(connection.default_channel).declare()
+    producer = Producer(shaky, routing_key=queue.name, serializer="json")
+    producer.publish("before")
+    cuts.lose_the_next_answer()
+    with pytest.raises(SubmitUnknown):
+        producer.publish("doubtful", retry=True)
+    producer.publish("after", retry=True)
+    assert [message.payload for message in drain(connection, queue, 3)] == ["before", "doubtful", "after"]
+    assert waiting(connection, queue) == 0
+
+
 @pytest.mark.parametrize("kind", _DEAD)
 def test_a_cut_consumer_goes_on(
     connection: Connection, place: Place, shaky: Connection, cuts: Cuts, caplog: pytest.LogCaptureFixture

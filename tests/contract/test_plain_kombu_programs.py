@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from kombu.common import Broadcast
 from kombu.exceptions import ContentDisallowed
 from kombu.message import Message
 from kombu.mixins import ConsumerMixin, ConsumerProducerMixin
+from kombu.pidbox import Mailbox
 from kombu.pools import ProducerPool
 
 from tests.contract.plain_kombu import (
@@ -268,6 +272,46 @@ def test_broadcast(connection: Connection, place: Place) -> None:
         for got in taken.values():
             drain_into(got, connection, 1)
     assert [[message.payload for message in got] for got in taken.values()] == [["hello"], ["hello"]]
+
+
+def test_mailbox(connection: Connection, place: Place) -> None:
+    """Nodes of a Mailbox answer commands, as Celery's remote control has it: the one that is asked, or all."""
+    mailbox = Mailbox(place.name("box"), type="fanout", accept=["json"])
+    with _serving(place, mailbox, "one"), _serving(place, mailbox, "two"):
+        box = mailbox(connection)
+        assert box.call(["one"], "_double", {"number": 21}, timeout=PATIENCE) == [{"one": 42}]
+        answers = box.multi_call("_double", {"number": 2}, timeout=PATIENCE, limit=2)
+        assert sorted(answers, key=str) == [{"one": 4}, {"two": 4}]
+    for exchange in (mailbox.exchange, mailbox.reply_exchange):
+        connection.default_channel.exchange_delete(exchange.name)
+
+
+@contextmanager
+def _serving(place: Place, mailbox: Mailbox, name: str) -> Iterator[None]:
+    """Run a node of a mailbox in a thread."""
+    listens, is_over = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        with place.connect() as connection:
+            node = mailbox(connection).Node(name, channel=connection.channel())
+            node.handler(_double)
+            with node.listen():
+                while not is_over.is_set():
+                    drain_all(connection)
+                    listens.set()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        assert listens.wait(PATIENCE)
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _double(_: object, number: int) -> int:
+    return 2 * number
 
 
 def test_a_mixin_ends_when_it_should(place: Place) -> None:
