@@ -86,6 +86,7 @@ class BatchChannel(virtual.Channel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.one_at_a_time = threading.RLock()
         super().__init__(*args, **kwargs)
+        self.is_listening = False
         self._in_hand: dict[str, Delivery] = {}
         # By queue and tag: whom to call, and whether without acknowledgement. Of kombu's own, one a queue, the last wins.
         self._own_consumers: dict[str, dict[str, tuple[Any, bool]]] = {}
@@ -514,6 +515,9 @@ class BatchTransport(virtual.Transport):
             if channel._consumers and channel.qos.can_consume():  # noqa: SLF001
                 with channel.one_at_a_time:
                     number = channel.fileno()
+                if not channel.is_listening:
+                    channel.is_listening = True
+                    seconds = 0.0  # what came before the bell was there did not ring: look again
                 if number is None:
                     seconds = min(seconds, self.polling_interval)
                 else:

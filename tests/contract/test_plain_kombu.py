@@ -8,6 +8,7 @@ import pytest
 from kombu import Connection, Consumer, Producer
 from kombu.message import Message
 
+from queuelib import channel
 from tests.contract.plain_kombu import (
     BRIEF,
     OURS,
@@ -83,6 +84,31 @@ def test_nothing_comes(connection: Connection, place: Place) -> None:
     """`drain_events` ends with a timeout."""
     with Consumer(connection.channel(), [place.queue("silent")], callbacks=[]), pytest.raises(socket.timeout):
         connection.drain_events(timeout=BRIEF)
+
+
+@pytest.mark.timeout(PATIENCE)  # who does not hear waits ten times as long
+@pytest.mark.parametrize("kind", OURS)
+def test_a_waiting_consumer_hears_of_a_message(
+    connection: Connection, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """White-box: what comes between a look and the wait after it ends the wait, the first one too."""
+    monkeypatch.setattr(channel, "_LOOK_AGAIN", 10 * PATIENCE)
+    queue = place.queue("heard")
+    taken: list[Message] = []
+    with place.connect() as other, Consumer(connection.channel(), [queue], on_message=taken.append, accept=["json"]):
+        wait = connection.transport._wait
+
+        def wait_late(seconds: float) -> None:
+            if len(sent) == len(taken):
+                sent.append(len(sent))
+                publish(other, queue, sent[-1])
+            wait(seconds)
+
+        sent: list[int] = []
+        monkeypatch.setattr(connection.transport, "_wait", wait_late)
+        while len(taken) < 3:
+            connection.drain_events()
+    assert [message.payload for message in taken] == sent
 
 
 def test_prefetch_bounds_what_is_in_hand(connection: Connection, place: Place) -> None:
