@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import pytest
 from kombu import Connection, Consumer, Producer
@@ -285,3 +287,31 @@ def test_many_wait(connection: Connection, place: Place) -> None:
             got.append(message.payload)
             message.ack()
     assert got == list(range(300))
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_another_thread_acknowledges(connection: Connection, place: Place) -> None:
+    """While one thread consumes, as in Celery; kombu's own transports do not promise it."""
+    queue = place.queue("many")
+    publish(connection, queue, *range(200))
+    taken: list[Message] = []
+    handed: SimpleQueue[Message | None] = SimpleQueue()
+
+    def take(message: Message) -> None:
+        taken.append(message)
+        handed.put(message)
+
+    def acknowledge() -> None:
+        while (message := handed.get()) is not None:
+            message.ack()
+
+    with ThreadPoolExecutor(1) as pool, connection.channel() as channel:
+        done = pool.submit(acknowledge)
+        try:
+            with Consumer(channel, [queue], on_message=take, accept=["json"], prefetch_count=10):
+                drain_into(taken, connection, 200)
+        finally:
+            handed.put(None)
+        done.result()
+    assert [message.payload for message in taken] == list(range(200))
+    assert waiting(connection, queue) == 0

@@ -340,8 +340,19 @@ def test_a_mixin_ends_when_it_should(place: Place) -> None:
         assert waiting(connection, queue) == 0
 
 
-def test_heartbeats(connection: Connection) -> None:
-    """Who checks them is not harmed where there are none."""
+def test_heartbeats(place: Place) -> None:
+    """Who asks for them and checks them is not harmed where there are none."""
+    with place.connect(heartbeat=10) as connection:
+        connection.connect()
+        connection.heartbeat_check()
+        assert connection.connected
+
+
+def test_a_connection_tells_of_itself(connection: Connection, place: Place) -> None:
+    """What it is connected to, and by which driver; the password stays out of it."""
     connection.connect()
-    connection.heartbeat_check()
-    assert connection.connected
+    assert place.kind in {connection.info()["transport"], f"py{connection.info()['transport']}"}
+    assert connection.transport.driver_type
+    assert connection.transport.driver_version()
+    assert Connection("pyamqp://me:secret@there//").as_uri() == "amqp://me:**@there:5672//"
+    assert "secret" not in connection.clone(password="secret").as_uri()

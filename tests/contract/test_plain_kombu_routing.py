@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
-from kombu import Connection, Consumer, Producer, Queue, binding
+from kombu import Connection, Consumer, Exchange, Producer, Queue, binding
 from kombu.exceptions import ChannelError
 from kombu.message import Message
 from kombu.transport.virtual.base import NotEquivalentError
@@ -25,12 +25,14 @@ from tests.waiting import eventually
 _ANY_USE = "virtual.Channel.queue_delete takes no notice of if_unused"
 _NOTHING_STORED = "_put_fanout is PUBLISH: only who listens gets it"
 _NO_OWN_QUEUES = "virtual.Channel._new_queue takes no notice of auto_delete and exclusive"
+_OWN_EXCHANGES = "virtual.Channel.exchange_declare knows those of its own connection"
 _ONE_WORD = "TopicExchange.wildcards: '#' is one word or more there; kombu.Exchange says zero or more, as AMQP does"
 _ROUTED_AGAIN = "virtual.Channel._restore routes a requeued message again, to every queue of its exchange"
 
 DIFFERENCES: Differences = {
     "test_a_topic_may_lack_words": {"memory": _ONE_WORD, "redis": _ONE_WORD},
-    "test_an_exchange_has_one_type": {"redis": "virtual.Channel.exchange_declare knows those of its own connection"},
+    "test_an_exchange_that_nobody_declared": {"redis": _OWN_EXCHANGES},
+    "test_an_exchange_has_one_type": {"redis": _OWN_EXCHANGES},
     "test_an_unbound_queue_gets_no_more": {
         "redis": "virtual.Channel.queue_unbind changes a copy of what get_table read"
     },
@@ -95,6 +97,17 @@ def test_a_queue_with_two_bindings_gets_one_copy(connection: Connection, place: 
     for key in ("sport.goal", "chess.goal"):
         Producer(connection.default_channel, exchange).publish(key, routing_key=key, serializer="json")
     assert waiting(connection, queue) == 2
+
+
+def test_an_exchange_that_nobody_declared(connection: Connection, place: Place) -> None:
+    """A passive declaration tells of it, and finds what another connection declared."""
+    exchange = place.exchange("looked for", "topic")
+    looked_for = Exchange(exchange.name, type="topic", passive=True)
+    with connection.channel() as channel, pytest.raises(ChannelError):
+        looked_for(channel).declare()
+    with place.connect() as other:
+        exchange(other.default_channel).declare()
+        looked_for(connection.default_channel).declare()
 
 
 def test_an_exchange_has_one_type(connection: Connection, place: Place) -> None:
