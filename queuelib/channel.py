@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import re
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -395,6 +396,7 @@ class BatchChannel(virtual.Channel):
             tags = held[: held.index(delivery_tag) + 1]
         for tag in tags:
             super().basic_ack(tag)
+        self.connection.tell_of_room()
         done = [self._in_hand.pop(tag) for tag in tags if tag in self._in_hand]
         if done:
             self.acknowledge_batch(done)
@@ -404,6 +406,7 @@ class BatchChannel(virtual.Channel):
         """Drop one message, or return it to its queue."""
         delivery = self._in_hand.pop(delivery_tag, None)
         super().basic_reject(delivery_tag, requeue=False)
+        self.connection.tell_of_room()
         if delivery is None:
             return
         if requeue:
@@ -418,6 +421,7 @@ class BatchChannel(virtual.Channel):
         self._in_hand.clear()
         for tag in held:
             self.qos.ack(tag)  # makes room under the prefetch count
+        self.connection.tell_of_room()
         self.give_back_batch(list(held.values()), 0.0)
 
     @_one_at_a_time
@@ -471,6 +475,40 @@ class PublishBatch:
         self._frames.clear()
 
 
+class _Room:
+    """Wakes the thread that waits, when another has acknowledged what filled a channel's prefetch count."""
+
+    def __init__(self) -> None:
+        self._end, self._far_end = socket.socketpair()
+        self._end.settimeout(0)
+        self._far_end.settimeout(0)
+        self.fd = self._end.fileno()
+        self.is_wanted = False
+        self.last_told: object = None  # another one each time
+
+    def tell(self) -> None:
+        """End a wait, if there is one."""
+        self.last_told = object()
+        if self.is_wanted:
+            try:
+                self._far_end.send(b"\0")
+            except OSError:
+                pass  # so much was sent already that it wakes, or it was closed meanwhile
+
+    def silence(self) -> None:
+        """Forget what was told."""
+        self.is_wanted = False
+        try:
+            self._end.recv(4096)
+        except BlockingIOError:
+            pass  # nothing was told
+
+    def close(self) -> None:
+        """End both ends."""
+        self._end.close()
+        self._far_end.close()
+
+
 class BatchTransport(virtual.Transport):
     """A kombu transport of batch channels, which waits for their descriptors and does not poll."""
 
@@ -480,6 +518,7 @@ class BatchTransport(virtual.Transport):
     # A publish whose confirmation was lost is not among them: repeating it blindly could send a message twice.
     connection_errors = (*virtual.Transport.connection_errors, BrokerUnavailable)
     _renew_at = 0.0
+    _room: _Room | None = None
 
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:  # noqa: ARG002 - kombu's signature
         """Deliver one message.
@@ -490,15 +529,29 @@ class BatchTransport(virtual.Transport):
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             self._renew()
+            last_told = None if self._room is None else self._room.last_told
             try:
                 cast("Any", self.cycle).get(self._deliver, timeout=timeout)
             except Empty:
                 left = _LOOK_AGAIN if end is None else end - time.monotonic()
                 if left <= 0:
                     raise TimeoutError from None
-                self._wait(min(left, _LOOK_AGAIN))
+                self._wait(min(left, _LOOK_AGAIN), last_told)
             else:
                 return
+
+    def close_connection(self, connection: Any) -> None:
+        """Close all channels."""
+        super().close_connection(connection)
+        room, self._room = self._room, None
+        if room is not None:
+            room.close()
+
+    def tell_of_room(self) -> None:
+        """End the wait of another thread: a channel of this connection may take again."""
+        room = self._room
+        if room is not None:
+            room.tell()
 
     def _renew(self) -> None:
         now = time.monotonic()
@@ -509,20 +562,35 @@ class BatchTransport(virtual.Transport):
                     with channel.one_at_a_time:
                         channel.renew()
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float, last_told: object) -> None:
+        """Wait for a bell, or for room that was made since a look at which `last_told` was the last to be told."""
         poll = select.poll()
-        for channel in self.channels or ():
-            if channel._consumers and channel.qos.can_consume():  # noqa: SLF001
-                with channel.one_at_a_time:
-                    number = channel.fileno()
-                if not channel.is_listening:
-                    channel.is_listening = True
-                    seconds = 0.0  # what came before the bell was there did not ring: look again
-                if number is None:
-                    seconds = min(seconds, self.polling_interval)
-                else:
-                    poll.register(number, select.POLLIN)
+        consuming = [channel for channel in self.channels or () if channel._consumers]  # noqa: SLF001
+        if self._room is None and any(channel.qos.prefetch_count for channel in consuming):
+            self._room = _Room()
+            seconds = 0.0
+        room = self._room
+        if room is not None:
+            room.is_wanted = True  # from now on what is told ends the wait
+            if room.last_told is not last_told:
+                seconds = 0.0
+            poll.register(room.fd, select.POLLIN)
+        for channel in consuming:
+            if channel.qos.can_consume():
+                seconds = min(seconds, self._listen(channel, poll))
         poll.poll(seconds * 1000)
+        if room is not None:
+            room.silence()
+
+    def _listen(self, channel: Any, poll: select.poll) -> float:
+        """Register the bell of a channel; return for how many seconds it can be relied upon."""
+        with channel.one_at_a_time:
+            number = channel.fileno()
+        if number is None:
+            return self.polling_interval
+        poll.register(number, select.POLLIN)
+        was_listening, channel.is_listening = channel.is_listening, True
+        return _LOOK_AGAIN if was_listening else 0.0  # what came before the bell was there did not ring
 
 
 def _with_priority(queue: str, priority: int) -> str:

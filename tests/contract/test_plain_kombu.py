@@ -10,7 +10,7 @@ import pytest
 from kombu import Connection, Consumer, Producer
 from kombu.message import Message
 
-from queuelib import channel
+from queuelib import channel as channels
 from tests.contract.plain_kombu import (
     BRIEF,
     OURS,
@@ -94,17 +94,17 @@ def test_a_waiting_consumer_hears_of_a_message(
     connection: Connection, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """White-box: what comes between a look and the wait after it ends the wait, the first one too."""
-    monkeypatch.setattr(channel, "_LOOK_AGAIN", 10 * PATIENCE)
+    monkeypatch.setattr(channels, "_LOOK_AGAIN", 10 * PATIENCE)
     queue = place.queue("heard")
     taken: list[Message] = []
     with place.connect() as other, Consumer(connection.channel(), [queue], on_message=taken.append, accept=["json"]):
         wait = connection.transport._wait
 
-        def wait_late(seconds: float) -> None:
+        def wait_late(*arguments: object) -> None:
             if len(sent) == len(taken):
                 sent.append(len(sent))
                 publish(other, queue, sent[-1])
-            wait(seconds)
+            wait(*arguments)
 
         sent: list[int] = []
         monkeypatch.setattr(connection.transport, "_wait", wait_late)
@@ -290,8 +290,9 @@ def test_many_wait(connection: Connection, place: Place) -> None:
 
 
 @pytest.mark.parametrize("kind", OURS)
-def test_another_thread_acknowledges(connection: Connection, place: Place) -> None:
-    """While one thread consumes, as in Celery; kombu's own transports do not promise it."""
+def test_another_thread_acknowledges(connection: Connection, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """White-box: as in Celery; the thread that consumes goes on once there is room under its prefetch count."""
+    monkeypatch.setattr(channels, "_LOOK_AGAIN", 10 * PATIENCE)
     queue = place.queue("many")
     publish(connection, queue, *range(200))
     taken: list[Message] = []
