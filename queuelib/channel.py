@@ -389,7 +389,12 @@ class BatchChannel(virtual.Channel):
 
     @_one_at_a_time
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Acknowledge one message, or with `multiple` all that were delivered up to it."""
+        """Acknowledge one message, or with `multiple` all that were delivered up to it.
+
+        Raises:
+            BrokerUnavailable: This channel is closed: the message was returned, and is somebody else's.
+        """
+        self._check_open()
         tags = [delivery_tag]
         if multiple and delivery_tag in self._in_hand:
             held = list(self._in_hand)
@@ -403,7 +408,12 @@ class BatchChannel(virtual.Channel):
 
     @_one_at_a_time
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Drop one message, or return it to its queue."""
+        """Drop one message, or return it to its queue.
+
+        Raises:
+            BrokerUnavailable: This channel is closed: the message was returned, and is somebody else's.
+        """
+        self._check_open()
         delivery = self._in_hand.pop(delivery_tag, None)
         super().basic_reject(delivery_tag, requeue=False)
         self.connection.tell_of_room()
@@ -431,6 +441,11 @@ class BatchChannel(virtual.Channel):
             self.basic_cancel(tag)
         for queue in list(self._exclusive):
             self.queue_delete(queue)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            msg = "the channel is closed, and what it held has been returned; settle messages before closing it"
+            raise BrokerUnavailable(msg)
 
     def _is_consumed(self, queue: str) -> bool:
         return any(queue in channel._active_queues for channel in self.connection.channels or ())  # noqa: SLF001
@@ -587,7 +602,7 @@ class BatchTransport(virtual.Transport):
         with channel.one_at_a_time:
             number = channel.fileno()
         if number is None:
-            return self.polling_interval
+            return float(self.polling_interval)
         poll.register(number, select.POLLIN)
         was_listening, channel.is_listening = channel.is_listening, True
         return _LOOK_AGAIN if was_listening else 0.0  # what came before the bell was there did not ring

@@ -77,6 +77,7 @@ class Place:
             with warnings.catch_warnings():  # a channel that closes returns what it held over a pool that nobody closes
                 warnings.simplefilter("ignore", ResourceWarning)
                 gc.collect()
+            gc.unfreeze()
         if self.kind in {"redis", "qlredis"}:
             with redis.Redis.from_url(self.url.removeprefix("ql")) as client:
                 for key in client.scan_iter(match=f"*{self.namespace}*", count=1000):
@@ -97,6 +98,7 @@ def open_place(kind: str, request: pytest.FixtureRequest, namespace: str, folder
         # Without confirms, what one channel has published another may not see yet.
         found = Place(kind, f"py{request.getfixturevalue('amqp_url')}", namespace, {"confirm_publish": True})
     elif kind == "redis":
+        gc.freeze()  # so that the collection in `clean` looks at what the test made, and is quick
         keys = {key: f"{namespace}.{key}" for key in ("unacked_key", "unacked_index_key", "unacked_mutex_key")}
         found = Place(kind, request.getfixturevalue("redis_url"), namespace, keys)
     elif kind == "qlredis":

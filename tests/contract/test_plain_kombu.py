@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from queue import SimpleQueue
 
 import pytest
@@ -40,6 +41,7 @@ DIFFERENCES: Differences = {
     "test_consumers_of_one_queue_on_two_channels": {"memory": _ONE_CALLBACK, "redis": _ONE_CALLBACK},
     "test_two_consumers_on_one_channel": {"memory": _ONE_CALLBACK, "redis": _ONE_CALLBACK},
     "test_many_are_acknowledged_at_once": {"memory": _NO_MULTIPLE, "redis": _NO_MULTIPLE},
+    "test_a_late_settlement_changes_nothing": {"memory": "do_restore is False"},
     "test_a_requeued_message_is_the_next": {"memory": _LAST, "redis": _LAST},
     "test_a_closed_channel_returns_what_it_held": {"memory": "do_restore is False"},
     "test_a_returned_message_is_marked": {
@@ -238,6 +240,18 @@ def test_a_closed_channel_returns_what_it_held(connection: Connection, place: Pl
         messages[1].ack()
     assert waiting(connection, queue) == 2
     assert sorted(message.payload for message in drain(connection, queue, 2)) == [0, 2]
+
+
+@pytest.mark.parametrize("way", ["ack", "requeue"])
+def test_a_late_settlement_changes_nothing(connection: Connection, place: Place, way: str) -> None:
+    """What a closed channel returned waits for others; who settles it then may be told of a connection error."""
+    queue = place.queue("late")
+    publish(connection, queue, "x")
+    with connection.channel() as channel:
+        message = queue(channel).get()
+    with suppress(*connection.connection_errors):
+        getattr(message, way)()
+    assert waiting(connection, queue) == 1
 
 
 def test_a_requeued_message_is_the_next(connection: Connection, place: Place) -> None:
