@@ -4,14 +4,16 @@ A subclass implements the verbs of `ports.Lane` for queue names. This base turns
 ack, one message at a time, into those verbs.
 
 Exchanges, bindings and declared queues live on the server, so that a producer in one process knows what a consumer in
-another has bound. A priority from 1 to 9 is a queue of its own beside the plain one; as in kombu's other virtual
-transports a higher number is more urgent.
+another has bound. A priority from 1 to 9 is a queue of its own beside the plain one; as in AMQP a higher number is more
+urgent.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +22,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import msgpack
 from kombu.transport import virtual
+from kombu.transport.virtual.base import NotEquivalentError
+from kombu.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES, TopicExchange
 
 from queuelib.errors import BrokerUnavailable
 from queuelib.message import Outgoing
@@ -53,6 +57,21 @@ def _one_at_a_time(method: Callable[P, T]) -> Callable[P, T]:
     return locked
 
 
+class _Topics(TopicExchange):
+    """Routes by words, as AMQP does: `*` is one, `#` any number; in kombu's own virtual transports at least one."""
+
+    def key_to_pattern(self, rkey: str) -> str:
+        """Return the regular expression of the routing keys that a binding key matches."""
+        pattern, is_first = "", True
+        for word in rkey.split("."):
+            if word == "#":
+                pattern += r"(?:[^.]*\.)*" if is_first else r"(?:\.[^.]*)*"
+                continue
+            pattern += ("" if is_first else r"\.") + (r"[^.]*" if word == "*" else re.escape(word))
+            is_first = False
+        return ".*" if is_first else rf"{pattern}\Z"
+
+
 class BatchChannel(virtual.Channel):
     """A kombu channel whose messages also move in batches.
 
@@ -62,14 +81,16 @@ class BatchChannel(virtual.Channel):
     do_restore = False  # the server returns what a dead taker held
     body_encoding = None  # frames are binary: no base64
     supports_fanout = True
+    exchange_types = STANDARD_EXCHANGE_TYPES | {"topic": _Topics}
     queue_prefix = ""  # what the lane puts before a color; a settlement needs it for successors
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.one_at_a_time = threading.RLock()
         super().__init__(*args, **kwargs)
+        self.is_listening = False
         self._in_hand: dict[str, Delivery] = {}
-        self._no_ack_queues: set[str] = set()
-        self._own_callbacks: dict[str, Any] = {}  # kombu's are of the connection: the last channel's win
+        # By queue and tag: whom to call, and whether without acknowledgement. Of kombu's own, one a queue, the last wins.
+        self._own_consumers: dict[str, dict[str, tuple[Any, bool]]] = {}
         self._auto_delete: set[str] = set()
         self._exclusive: set[str] = set()
 
@@ -192,32 +213,34 @@ class BatchChannel(virtual.Channel):
         for name, queue in names.items():
             taken = self.take_batch({name: 1}) if self.has_waiting(name) else []
             if taken:
-                return queue, self._hand_out(queue, taken[0])
+                return queue, self._hand_out(taken[0])
         # Nothing there: one look at all of them, which also silences the bell. What rings after it is not lost.
         taken = self.take_batch(dict.fromkeys(names, 1))
         if not taken:
             raise Empty
         self.give_back_batch(taken[1:], 0.0)
         queue = names[taken[0].color]
-        return queue, self._hand_out(queue, taken[0])
+        return queue, self._hand_out(taken[0])
 
-    def _hand_out(self, queue: str, delivery: Delivery) -> dict[str, Any]:
+    def _hand_out(self, delivery: Delivery) -> dict[str, Any]:
         message = _as_kombu(delivery.frame)
         # A new tag for each delivery: the copies of a fanout carry the same.
         tag = message["properties"]["delivery_tag"] = self._next_delivery_tag()
         if delivery.redelivered:
             message["properties"].setdefault("delivery_info", {})["redelivered"] = True
-        if queue in self._no_ack_queues:
-            self.acknowledge_batch([delivery])
-        else:
-            self._in_hand[tag] = delivery
+        self._in_hand[tag] = delivery
         return message
 
     def _poll(self, cycle: Any, callback: Any, timeout: float | None = None) -> None:  # noqa: ARG002
         queues = list(dict.fromkeys(self._active_queues))
         queue, message = self._take_one(queues)
         self._active_queues.sort(key=queue.__eq__)  # whose turn it was comes last
-        self._own_callbacks[queue](message)
+        consumers = self._own_consumers[queue]
+        tag = next(iter(consumers))
+        callback, is_no_ack = consumers[tag] = consumers.pop(tag)  # they take turns
+        if is_no_ack:
+            self._finish(message["properties"]["delivery_tag"])
+        callback(message)
 
     @_one_at_a_time
     def _size(self, queue: str) -> int:
@@ -301,11 +324,20 @@ class BatchChannel(virtual.Channel):
         nowait: bool = False,  # noqa: FBT001, FBT002
         passive: bool = False,  # noqa: FBT001, FBT002
     ) -> None:
-        """Declare an exchange for all processes."""
-        if passive and exchange and self.exchange_kind(exchange) is not None:
-            return
-        super().exchange_declare(exchange, type, durable, auto_delete, arguments, nowait, passive)
+        """Declare an exchange for all processes.
+
+        Raises:
+            ChannelError: `passive`, and there is no such exchange (404).
+            NotEquivalentError: It is there already, with another type.
+        """
         kind = type or "direct"
+        known = self.exchange_kind(exchange) if exchange else None
+        if passive and known is not None:
+            return
+        if known not in {None, kind}:
+            msg = f"the exchange {exchange!r} is declared as {known}, and cannot be {kind}; delete it first"
+            raise NotEquivalentError(msg)
+        super().exchange_declare(exchange, type, durable, auto_delete, arguments, nowait, passive)
         self.exchanges_add(exchange or f"amq.{kind}", kind)
 
     @_one_at_a_time
@@ -329,23 +361,21 @@ class BatchChannel(virtual.Channel):
         """Return the bindings of an exchange, by whichever process."""
         return self.bindings_of(exchange)
 
-    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001
+    def basic_consume(self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any) -> Any:  # noqa: FBT001
         """Start consuming, as kombu asks for it."""
-        if no_ack:
-            self._no_ack_queues.add(queue)
-        result = super().basic_consume(queue, no_ack, *args, **kwargs)
+        result = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
         connection: Any = self.connection
-        self._own_callbacks[queue] = connection._callbacks[queue]  # noqa: SLF001 - kombu's own way
+        own = self._own_consumers.setdefault(queue, {})
+        own[consumer_tag] = connection._callbacks[queue], no_ack  # noqa: SLF001 - kombu's own way
         return result
 
     def basic_cancel(self, consumer_tag: str) -> None:
         """Stop consuming; an auto-delete queue goes with its last consumer on this connection."""
         queue = self._tag_to_queue.get(consumer_tag)
         super().basic_cancel(consumer_tag)
-        if queue is None or queue in self._active_queues:
+        if queue is None:
             return
-        self._own_callbacks.pop(queue, None)
-        self._no_ack_queues.discard(queue)
+        self._own_consumers[queue].pop(consumer_tag, None)
         if queue in self._auto_delete and not self._is_consumed(queue):
             self.queue_delete(queue)
 
@@ -359,22 +389,34 @@ class BatchChannel(virtual.Channel):
 
     @_one_at_a_time
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Acknowledge one message, or with `multiple` all that were delivered up to it."""
+        """Acknowledge one message, or with `multiple` all that were delivered up to it.
+
+        Raises:
+            BrokerUnavailable: This channel is closed: the message was returned, and is somebody else's.
+        """
+        self._check_open()
         tags = [delivery_tag]
         if multiple and delivery_tag in self._in_hand:
             held = list(self._in_hand)
             tags = held[: held.index(delivery_tag) + 1]
         for tag in tags:
             super().basic_ack(tag)
+        self.connection.tell_of_room()
         done = [self._in_hand.pop(tag) for tag in tags if tag in self._in_hand]
         if done:
             self.acknowledge_batch(done)
 
     @_one_at_a_time
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Drop one message, or return it to its queue."""
+        """Drop one message, or return it to its queue.
+
+        Raises:
+            BrokerUnavailable: This channel is closed: the message was returned, and is somebody else's.
+        """
+        self._check_open()
         delivery = self._in_hand.pop(delivery_tag, None)
         super().basic_reject(delivery_tag, requeue=False)
+        self.connection.tell_of_room()
         if delivery is None:
             return
         if requeue:
@@ -389,6 +431,7 @@ class BatchChannel(virtual.Channel):
         self._in_hand.clear()
         for tag in held:
             self.qos.ack(tag)  # makes room under the prefetch count
+        self.connection.tell_of_room()
         self.give_back_batch(list(held.values()), 0.0)
 
     @_one_at_a_time
@@ -398,6 +441,11 @@ class BatchChannel(virtual.Channel):
             self.basic_cancel(tag)
         for queue in list(self._exclusive):
             self.queue_delete(queue)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            msg = "the channel is closed, and what it held has been returned; settle messages before closing it"
+            raise BrokerUnavailable(msg)
 
     def _is_consumed(self, queue: str) -> bool:
         return any(queue in channel._active_queues for channel in self.connection.channels or ())  # noqa: SLF001
@@ -442,6 +490,40 @@ class PublishBatch:
         self._frames.clear()
 
 
+class _Room:
+    """Wakes the thread that waits, when another has acknowledged what filled a channel's prefetch count."""
+
+    def __init__(self) -> None:
+        self._end, self._far_end = socket.socketpair()
+        self._end.settimeout(0)
+        self._far_end.settimeout(0)
+        self.fd = self._end.fileno()
+        self.is_wanted = False
+        self.last_told: object = None  # another one each time
+
+    def tell(self) -> None:
+        """End a wait, if there is one."""
+        self.last_told = object()
+        if self.is_wanted:
+            try:
+                self._far_end.send(b"\0")
+            except OSError:
+                pass  # so much was sent already that it wakes, or it was closed meanwhile
+
+    def silence(self) -> None:
+        """Forget what was told."""
+        self.is_wanted = False
+        try:
+            self._end.recv(4096)
+        except BlockingIOError:
+            pass  # nothing was told
+
+    def close(self) -> None:
+        """End both ends."""
+        self._end.close()
+        self._far_end.close()
+
+
 class BatchTransport(virtual.Transport):
     """A kombu transport of batch channels, which waits for their descriptors and does not poll."""
 
@@ -451,6 +533,7 @@ class BatchTransport(virtual.Transport):
     # A publish whose confirmation was lost is not among them: repeating it blindly could send a message twice.
     connection_errors = (*virtual.Transport.connection_errors, BrokerUnavailable)
     _renew_at = 0.0
+    _room: _Room | None = None
 
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:  # noqa: ARG002 - kombu's signature
         """Deliver one message.
@@ -461,15 +544,29 @@ class BatchTransport(virtual.Transport):
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             self._renew()
+            last_told = None if self._room is None else self._room.last_told
             try:
                 cast("Any", self.cycle).get(self._deliver, timeout=timeout)
             except Empty:
                 left = _LOOK_AGAIN if end is None else end - time.monotonic()
                 if left <= 0:
                     raise TimeoutError from None
-                self._wait(min(left, _LOOK_AGAIN))
+                self._wait(min(left, _LOOK_AGAIN), last_told)
             else:
                 return
+
+    def close_connection(self, connection: Any) -> None:
+        """Close all channels."""
+        super().close_connection(connection)
+        room, self._room = self._room, None
+        if room is not None:
+            room.close()
+
+    def tell_of_room(self) -> None:
+        """End the wait of another thread: a channel of this connection may take again."""
+        room = self._room
+        if room is not None:
+            room.tell()
 
     def _renew(self) -> None:
         now = time.monotonic()
@@ -480,17 +577,35 @@ class BatchTransport(virtual.Transport):
                     with channel.one_at_a_time:
                         channel.renew()
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float, last_told: object) -> None:
+        """Wait for a bell, or for room that was made since a look at which `last_told` was the last to be told."""
         poll = select.poll()
-        for channel in self.channels or ():
-            if channel._consumers and channel.qos.can_consume():  # noqa: SLF001
-                with channel.one_at_a_time:
-                    number = channel.fileno()
-                if number is None:
-                    seconds = min(seconds, self.polling_interval)
-                else:
-                    poll.register(number, select.POLLIN)
+        consuming = [channel for channel in self.channels or () if channel._consumers]  # noqa: SLF001
+        if self._room is None and any(channel.qos.prefetch_count for channel in consuming):
+            self._room = _Room()
+            seconds = 0.0
+        room = self._room
+        if room is not None:
+            room.is_wanted = True  # from now on what is told ends the wait
+            if room.last_told is not last_told:
+                seconds = 0.0
+            poll.register(room.fd, select.POLLIN)
+        for channel in consuming:
+            if channel.qos.can_consume():
+                seconds = min(seconds, self._listen(channel, poll))
         poll.poll(seconds * 1000)
+        if room is not None:
+            room.silence()
+
+    def _listen(self, channel: Any, poll: select.poll) -> float:
+        """Register the bell of a channel; return for how many seconds it can be relied upon."""
+        with channel.one_at_a_time:
+            number = channel.fileno()
+        if number is None:
+            return float(self.polling_interval)
+        poll.register(number, select.POLLIN)
+        was_listening, channel.is_listening = channel.is_listening, True
+        return _LOOK_AGAIN if was_listening else 0.0  # what came before the bell was there did not ring
 
 
 def _with_priority(queue: str, priority: int) -> str:

@@ -232,6 +232,8 @@ class Channel(DeclaringChannel):
     def _publish_part(self, frames: Sequence[Outgoing], accepted: int, part: Sequence[Outgoing], end: float) -> None:
         """Put in a part; once more over a new connection if there was no answer, where that changes nothing."""
         is_in_doubt = False
+        if self._wire.is_cut():
+            self._wire.close()  # found out before anything is sent, it leaves no doubt
         while True:
             self._wire.is_sent = False
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -70,6 +71,8 @@ class Wire:
         self.is_sent = False
         self.is_broken = False
         self._sock: Any = self._connection._sock  # noqa: SLF001 - redis-py has no public name for it
+        self._end = select.poll()
+        self._end.register(self._sock, select.POLLIN)
         self._patience = SOCKET_TIMEOUT
         if patience is None:
             self._sock.settimeout(None)
@@ -77,6 +80,10 @@ class Wire:
     def fileno(self) -> int:
         """Return the descriptor of the socket."""
         return int(self._sock.fileno())
+
+    def is_cut(self) -> bool:
+        """Return whether the server has closed it unnoticed; between two commands nothing else can be there to read."""
+        return not self.is_broken and bool(self._end.poll(0))
 
     def send(self, packed: bytes) -> None:
         """Send commands that are packed already."""

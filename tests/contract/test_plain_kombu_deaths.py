@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from kombu import Connection, Message
+from kombu import Connection, Consumer, Message
 
 import queuelib_memory
 import queuelib_sqlite
+from tests.contract.plain_kombu import Place, drain_all, drain_into, publish, waiting
+
+_KEEPS_ODD_NUMBERS = """
+import json, sys
+import queuelib_redis, queuelib_sqlite
+from kombu import Connection, Consumer, Queue
+
+def handle(message):
+    if message.payload % 2 == 0:
+        message.ack()
+    held.append(message)
+    print(message.payload, flush=True)
+
+held = []
+url, options, queue = sys.argv[1:]
+with Connection(url, transport_options=json.loads(options)) as connection:
+    with Consumer(connection.channel(), [Queue(queue)], on_message=handle, accept=["json"]):
+        while True:
+            connection.drain_events()
+"""
+# Not kombu's Redis: it knows of no deaths, and returns what was not acknowledged for an hour (visibility_timeout).
+_SEE_DEATHS = ["qlsqlite", "qlredis", "pyamqp"]
 
 
 class _Takers(RuleBasedStateMachine):
@@ -128,3 +156,35 @@ TestOnMemory: Any = _OnMemory.TestCase
 TestOnSqlite: Any = _OnSqlite.TestCase
 TestOnMemory.settings = _QUICK
 TestOnSqlite.settings = _QUICK
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("kind", _SEE_DEATHS)
+def test_what_a_killed_process_held_comes_back(place: Place) -> None:
+    """Each once and marked as redelivered, and nothing of what it had acknowledged."""
+    queue = place.queue("killed")
+    taken: list[Message] = []
+    with place.connect() as connection:
+        publish(connection, queue, *range(10))
+        with _holder(place.url, json.dumps(place.options), queue.name) as holder:
+            assert holder.stdout is not None
+            assert [int(holder.stdout.readline()) for _ in range(10)] == list(range(10))
+            with Consumer(connection.channel(), [queue], on_message=taken.append, accept=["json"]):
+                holder.send_signal(signal.SIGKILL)
+                drain_into(taken, connection, 5)
+                drain_all(connection)
+        assert sorted(message.payload for message in taken) == [1, 3, 5, 7, 9]
+        assert [message.delivery_info["redelivered"] for message in taken] == [True] * 5
+        for message in taken:
+            message.ack()
+        taken[0].channel.close()
+        assert waiting(connection, queue) == 0
+
+
+def _holder(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _KEEPS_ODD_NUMBERS, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
