@@ -120,7 +120,7 @@ def of_error(task: str, error: BaseException, ran_by: str = "", *, skip_frames: 
     try:
         text = "".join(traceback.format_exception(type(error), error, frame))
         message = str(error)
-    except Exception as failure:  # noqa: BLE001 - __str__ of a foreign exception may do anything
+    except BaseException as failure:  # noqa: BLE001 - __str__ of a foreign exception may do anything
         text = message = f"(its text could not be made: {type(failure).__name__})"
     try:
         arguments = codec.encode(_arguments(error))

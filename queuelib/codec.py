@@ -65,13 +65,16 @@ _MAX_MAP = 1_000_000
 _MAX_LIST = 16_000_000  # a byte an element at the least: no more can be in a message
 
 
-def encode(value: object, *, max_bytes: int = MAX_MESSAGE_BYTES, max_depth: int = MAX_DEPTH) -> bytes:
+def encode(
+    value: object, *, max_bytes: int = MAX_MESSAGE_BYTES, max_depth: int = MAX_DEPTH, is_flat: bool = False
+) -> bytes:
     """Return a value as bytes.
 
     Args:
         value: Anything made of the types above.
         max_bytes: The most bytes it may take.
         max_depth: The deepest nesting of containers.
+        is_flat: Whether the caller knows that it is not nested deeply.
 
     Raises:
         EncodeError: A part of it cannot travel, or it is nested too deeply or contains itself; the message has the path.
@@ -83,7 +86,9 @@ def encode(value: object, *, max_bytes: int = MAX_MESSAGE_BYTES, max_depth: int 
         if not _is_shallow(value, max_depth):
             raise EncodeError(_too_deep(value, max_depth)) from error
         raise EncodeError(_explain(value, error)) from error
-    if len(data) > max_depth and not _is_shallow(value, max_depth):  # each level takes a byte at the least
+    if (
+        not is_flat and len(data) > max_depth and not _is_shallow(value, max_depth)
+    ):  # each level takes a byte at the least
         raise EncodeError(_too_deep(value, max_depth))
     if len(data) > max_bytes:
         msg = f"the value takes {len(data):,} bytes; at most {max_bytes:,} fit. Pass a path or an id instead of the data itself"
@@ -207,12 +212,20 @@ def plain(value: object) -> Any:
 def fields_of(value: object) -> dict[str, object] | None:
     """Return the fields of a dataclass, msgspec.Struct or attrs instance, or None for any other value."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {field.name: _attribute(value, field.name) for field in dataclasses.fields(value)}
     names = getattr(type(value), "__struct_fields__", None)
     if names is None:
         attributes = getattr(type(value), "__attrs_attrs__", None)
         names = None if attributes is None else [attribute.name for attribute in attributes]
-    return None if names is None else {name: getattr(value, name) for name in names}
+    return None if names is None else {name: _attribute(value, name) for name in names}
+
+
+def _attribute(value: object, name: str) -> object:
+    try:
+        return getattr(value, name)
+    except AttributeError as error:
+        msg = f"{type(value).__name__}.{name} was never set"
+        raise TypeError(msg) from error
 
 
 def _extension(value: object) -> Any:
@@ -390,9 +403,16 @@ def _children(value: object) -> Iterator[tuple[str, object]]:
             if type(item) not in _SCALARS:
                 yield f"[{position}]", item
     else:
-        for name, item in (fields_of(value) or {}).items():
+        for name, item in _fields_set(value).items():
             if type(item) not in _SCALARS:
                 yield f".{name}", item
+
+
+def _fields_set(value: object) -> dict[str, object]:
+    try:
+        return fields_of(value) or {}
+    except TypeError:  # one was never set, which is said elsewhere
+        return {}
 
 
 def _shown(key: object) -> str:

@@ -51,6 +51,10 @@ _PAYLOAD_TYPES: tuple[Any, ...] = (
     bytes,  # trace
     bytes,  # column
 )
+# The same, in the same order.
+_Payload = tuple[
+    bytes, bytes, int, list[int] | None, float, float | None, float | None, int, int, bytes, bytes
+]  # fmt: skip
 _PLAIN = bytes([0x94, VERSION, 0xC0, 0xC0, 0xC4])  # the beginning of an unsigned envelope below 256 bytes
 _Call = tuple[str, str, bytes, Limits, str]
 
@@ -93,7 +97,12 @@ def decode(frame: bytes) -> Bundle:
         DecodeError: The bytes are truncated, foreign or contradict themselves.
     """
     if frame[:5] == _PLAIN and len(frame) > 6 and frame[5] == len(frame) - 6:  # noqa: PLR2004 - the length is one byte
-        return _bundle(_unpack(frame[6:], "the payload"))  # the common case: a short one of this version, unsigned
+        # The common case: a short one of this version, unsigned.
+        try:
+            fields = _decoder().decode(frame[6:])
+        except ValueError:
+            fields = _payload(frame[6:])  # which says what is wrong with it
+        return _bundle(fields)
     outer = _unpack(frame, "the envelope")
     if type(outer) is not list or not outer or type(outer[0]) is not int:
         msg = "these bytes are not an envelope of queuelib"
@@ -104,7 +113,21 @@ def decode(frame: bytes) -> Bundle:
     if len(outer) != 4 or type(outer[3]) is not bytes:  # noqa: PLR2004 - the four parts in the docstring
         msg = "the envelope is not a list of version, key id, signature and payload"
         raise DecodeError(msg)
-    return _bundle(_unpack(outer[3], "the payload"))
+    return _bundle(_payload(outer[3]))
+
+
+@lru_cache(maxsize=1)
+def _decoder() -> Any:
+    """Return what reads a payload and checks the types of its fields in one step."""
+    import msgspec  # noqa: PLC0415 - unneeded by a program without tasks
+
+    return msgspec.msgpack.Decoder(_Payload)
+
+
+def _payload(data: bytes) -> Any:
+    fields = _unpack(data, "the payload")
+    _check(fields, _PAYLOAD_TYPES, "payload")
+    return fields
 
 
 @lru_cache(maxsize=1024)
@@ -137,9 +160,11 @@ def _unpack(data: bytes, what: str) -> Any:
 
 
 def _bundle(fields: Any) -> Bundle:
-    _check(fields, _PAYLOAD_TYPES, "payload")
     call, bundle_id, size, written, submitted, due, expires, attempt, deaths, trace, column = fields
     task, color, schema, limits, reply = _read_call(call)
+    if not (isfinite(submitted) and (due is None or isfinite(due)) and (expires is None or isfinite(expires))):
+        msg = f"a field of the payload is {submitted}, {due} or {expires}, and every number is finite"
+        raise DecodeError(msg)
     counts_are_sane = 1 <= attempt <= _MOST_ATTEMPTS and 0 <= deaths <= MAX_RETRIES
     if len(bundle_id) != BUNDLE_BYTES or not 0 < size <= MAX_JOBS or not counts_are_sane:
         msg = "the bundle id, size, attempt or deaths is out of range"

@@ -152,7 +152,7 @@ class Schema:
         self._prepare()
         if self._is_plain and all(len(row) == len(self._exact) for row in rows):
             if all(exact and _are_all(exact, values) for exact, values in zip(self._exact, zip(*rows), strict=False)):  # noqa: B905
-                return self._encode(rows)
+                return self._encode(rows, is_flat=True)
             try:
                 data = self._encode(rows)
                 self._convert_rows(self._decode_own(data))
@@ -384,9 +384,9 @@ class Schema:
         converted, was_plain = self._convert_all(self._decode_own(data))
         return self._encode(converted) if was_plain else data
 
-    def _encode(self, value: object) -> bytes:
+    def _encode(self, value: object, *, is_flat: bool = False) -> bytes:
         try:
-            return codec.encode(value)
+            return codec.encode(value, is_flat=is_flat)
         except EncodeError as error:
             msg = f"{self.name}: {self._with_names(str(error))}"
             raise type(error)(msg) from error

@@ -292,6 +292,18 @@ class TestStarts:
         assert body.starts_in(msgpack.packb(value)) == 0
 
 
+class _Rude(Exception):
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+def test_an_error_whose_text_cannot_be_made() -> None:
+    """Whatever its __str__ raises, it is told of."""
+    data = body.read(body.of_error("lab.work", _Rude()))
+    assert "_Rude" in data.type_name
+    assert "KeyboardInterrupt" in data.message
+
+
 class TestRecordsOfSeveral:
     """One record may tell of several successes in a row."""
 

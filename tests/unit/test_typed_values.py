@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -260,4 +260,19 @@ def test_cycles_are_refused_soon_however_often_they_meet() -> None:
     value: list[Any] = []
     value += [value, value, value]
     with pytest.raises(EncodeError):
+        codec.encode(value)
+
+
+@dataclass
+class Unset:
+    """One whose second field the test leaves out."""
+
+    first: int
+    second: int = field(init=False)
+
+
+@pytest.mark.parametrize("value", [Unset(1), [Unset(1)], {"x": (1, Unset(1))}, [[Unset(1)]] * 100])
+def test_a_field_that_was_never_set_is_named(value: Any) -> None:
+    """It is an error of the value, not of ours."""
+    with pytest.raises(EncodeError, match=r"Unset\.second was never set"):
         codec.encode(value)
