@@ -33,7 +33,9 @@ __all__ = [
     "encode",
     "encode_number",
     "encoded_list",
+    "is_list_of_one",
     "joined_list",
+    "joined_lists",
     "list_length",
     "plain",
     "split_list",
@@ -61,6 +63,7 @@ _ARRAY_KINDS = frozenset("biufcmMSU")  # numpy's letters for what has no Python 
 _SCALARS = frozenset({int, float, str, bytes, bool, type(None)})
 _LISTS = frozenset({list, tuple})
 _NATIVE = (int, float, str, bytes, bytearray, list, tuple, dict, type(None))  # msgpack asks no more about these
+_ONE = b"\x91"  # the header of a list of one
 _MAX_MAP = 1_000_000
 _MAX_LIST = 16_000_000  # a byte an element at the least: no more can be in a message
 
@@ -147,6 +150,22 @@ def _decode(data: bytes, max_depth: int, extensions: int) -> Any:
 def encoded_list(items: Sequence[bytes]) -> bytes:
     """Return encoded values as the encoding of the list of them."""
     return _array_header(len(items)) + b"".join(items)
+
+
+def is_list_of_one(data: bytes) -> bool:
+    """Return whether an encoded list begins as one with a single item does: the item follows the first byte."""
+    return data[:1] == _ONE
+
+
+def joined_lists(lists: Sequence[bytes]) -> bytes | None:
+    """Return encoded lists of one item each as one list, or None if one of them has not exactly one item."""
+    items = [data[1:] for data in lists]
+    joined = joined_list(len(items), b"".join(items))
+    try:
+        is_sound = split_list(joined, len(items)) == items
+    except DecodeError:
+        return None
+    return joined if is_sound else None
 
 
 def joined_list(count: int, data: bytes) -> bytes:

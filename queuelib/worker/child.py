@@ -34,16 +34,16 @@ _RING_EVERY = 0.020  # seconds; one who has more to run says at most so often th
 
 
 class Lot:
-    """What a child was handed of one bundle.
+    """What a child was handed of one bundle, or of several bundles of one job that have all else in common.
 
     Attributes:
         task: Wire name of the task.
         schema: Digest of the argument types at the submitter.
         timeout: Soft time limit in seconds, or None.
-        bundle: Id of the bundle.
-        indexes: Which job of it each position is; None where they are the same.
+        bundle: Id of the bundle; or of each job's, where they came alone.
+        indexes: Which job of its bundle each position is; None where they are the same.
         attempt: 1 for the first run.
-        column: The encoded list of argument lists.
+        column: The encoded list of argument lists; of each job a list of one, where they came alone.
         calls: What each job is called with, once the executor has read the column; each is used once.
         definition: The task, once the executor has looked it up.
         function: The handler, once the executor has found it.
@@ -59,10 +59,10 @@ class Lot:
         self.task: str
         self.schema: bytes
         self.timeout: float | None
-        self.bundle: bytes
+        self.bundle: bytes | list[bytes]
         self.indexes: list[int] | None
         self.attempt: int
-        self.column: bytes
+        self.column: bytes | list[bytes]
         self.task, self.schema, self.timeout, self.bundle, self.indexes, self.attempt, self.column = fields
         self.worker = worker
         self.calls: list[Any] | None = None
@@ -73,7 +73,8 @@ class Lot:
     def running(self) -> Running:
         """Return what a handler can know about the job that runs."""
         index = self.position if self.indexes is None else self.indexes[self.position]
-        return Running(Key(self.bundle, index), self.task, self.attempt, self.worker)
+        bundle = self.bundle if isinstance(self.bundle, bytes) else self.bundle[self.position]
+        return Running(Key(bundle, index), self.task, self.attempt, self.worker)
 
 
 class _Run:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from queuelib.codec import joined_list, split_list
+from queuelib.codec import is_list_of_one, joined_list, split_list
 from queuelib.errors import DecodeError, WorkerError
 from queuelib.outcome import Outcome
 from queuelib.worker import process
@@ -24,7 +24,6 @@ from queuelib.worker.shared import SHARED_BYTES, Batch, Damaged, Ring, Slot
 
 if TYPE_CHECKING:
     from queuelib.dispatcher import Dispatcher
-    from queuelib.message import Bundle
     from queuelib.worker.lease import Hold, Part
 
 __all__ = ["Child", "Crew", "Report", "Successes", "TemplateCrew", "ThreadCrew"]
@@ -120,18 +119,12 @@ class Child:
 
     def hand(self, parts: Sequence[Part]) -> None:
         """Give it jobs, and the tokens to start them."""
-        places: dict[Hold, int] = {}
-        lots: list[Any] = []
-        runs: list[Any] = []
+        lots = _Lots()
         number = self._next
         for part in parts:
             hold, at, end = part.hold, part.at, part.end
-            place = places.get(hold)
-            if place is None:
-                place = places[hold] = len(lots)
-                lots.append(_as_lot(hold.bundle))
             part.number, part.size = number, 0
-            runs.append((number, place, at, end))
+            lots.add(hold, at, end, number)
             number += end - at
             hold.hand(at, end)
             self.ahead += part.cost * (end - at)
@@ -139,7 +132,7 @@ class Child:
         self._next += count
         self.unreported += count
         self.handed.extend(parts)
-        frame = pack_frame((JOBS, (lots, runs)))
+        frame = pack_frame((JOBS, (lots.lots, lots.runs)))
         parts[0].size = len(frame) + _FRAME_COST
         self.bytes_ahead += parts[0].size
         # Tokens first: an idle child reads only once it has one, and a frame larger than the socket's buffer needs a reader.
@@ -344,17 +337,47 @@ _MOST_DOUBTS = 2  # looks, some milliseconds apart
 _FRAME_COST = 1024  # bytes that the kernel counts for a small write besides its data; 278 of 1 byte fill 208 KiB
 
 
-def _as_lot(bundle: Bundle) -> tuple[Any, ...]:
-    indexes = None if type(bundle.indexes) is range else bundle.indexes
-    return (
-        bundle.task,
-        bundle.schema,
-        bundle.limits.timeout,
-        bundle.id,
-        indexes,
-        bundle.attempt,
-        bundle.column,
-    )
+class _Lots:
+    """What a frame of jobs says: lots, and which of their jobs run in which order.
+
+    Attributes:
+        lots: The fields of each `Lot`: a bundle's, or those of jobs that came alone and have all else in common.
+        runs: Number, lot, first position and end of jobs that come one after the other.
+    """
+
+    def __init__(self) -> None:
+        self.lots: list[list[Any]] = []
+        self.runs: list[list[int]] = []
+        self._places: dict[Hold, int] = {}
+        self._common: tuple[Any, ...] | None = None  # of the jobs of the last lot, if they came alone
+
+    def add(self, hold: Hold, at: int, end: int, number: int) -> None:
+        """Add some jobs of a delivery, of which the first has this number."""
+        bundle = hold.bundle
+        indexes = bundle.indexes
+        if len(indexes) == 1 and is_list_of_one(bundle.column):
+            common = (bundle.task, bundle.schema, bundle.limits.timeout, bundle.attempt)
+            if common == self._common:
+                lot = self.lots[-1]
+                lot[3].append(bundle.id)
+                lot[4].append(indexes[0])
+                lot[6].append(bundle.column)
+                self.runs[-1][3] += 1
+                return
+            self._common = common
+            self.runs.append([number, len(self.lots), 0, 1])
+            self.lots.append([*common[:3], [bundle.id], [indexes[0]], bundle.attempt, [bundle.column]])
+            return
+        self._common = None
+        place = self._places.get(hold)
+        if place is None:
+            place = self._places[hold] = len(self.lots)
+            some = None if type(indexes) is range else indexes
+            limits = bundle.limits
+            self.lots.append(
+                [bundle.task, bundle.schema, limits.timeout, bundle.id, some, bundle.attempt, bundle.column]
+            )
+        self.runs.append([number, place, at, end])
 
 
 class Crew(Protocol):

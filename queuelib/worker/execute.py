@@ -9,10 +9,10 @@ from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from queuelib import body
-from queuelib.codec import list_length
+from queuelib.codec import joined_lists, list_length
 from queuelib.errors import DecodeError, QueuelibError, Retry, SoftTimeLimit
 from queuelib.outcome import Again, Failed, Outcome, Quarantined
 from queuelib.schema import SchemaMismatch
@@ -42,7 +42,8 @@ class Executor:
         calls = self._read(lot) if lot.calls is None else lot.calls
         definition, function = lot.definition, lot.function
         if definition is None:
-            yield from [Quarantined(f"no task is called {lot.task!r} here")] * list_length(lot.column)
+            count = list_length(lot.column) if isinstance(lot.column, bytes) else len(lot.column)
+            yield from [Quarantined(f"no task is called {lot.task!r} here")] * count
             return
         for position in range(at, len(calls)):
             lot.position = position
@@ -104,10 +105,11 @@ class Executor:
         definition = lot.definition = self._dispatcher.definitions.get(lot.task)
         if definition is None:
             return []
-        try:
-            calls = definition.schema.load_column(lot.column, lot.schema)
-        except DecodeError as error:
-            calls = [error] * list_length(lot.column)
+        column = lot.column if isinstance(lot.column, bytes) else joined_lists(lot.column)
+        if column is not None:
+            calls = _calls(definition, column, lot.schema)
+        else:
+            calls = [call for one in lot.column for call in _calls(definition, cast("bytes", one), lot.schema)[:1]]
         lot.function = definition.function
         if definition.function is None:  # messages of one class
             message = next((call for call in calls if not isinstance(call, QueuelibError)), None)
@@ -133,6 +135,14 @@ class Executor:
             return Again(None, report)
         may_retry = isinstance(error, options.retry_for) and not isinstance(error, options.give_up_on)
         return Again(None, report) if may_retry else Failed(report)
+
+
+def _calls(definition: Definition, column: bytes, schema: bytes) -> list[Any]:
+    """Return what each job of a column is called with, or why it cannot be."""
+    try:
+        return definition.schema.load_column(column, schema)
+    except DecodeError as error:
+        return [error] * max(1, list_length(column))
 
 
 @contextmanager

@@ -101,9 +101,30 @@ class TestHand:
         first, second = one.cut(2), one.cut(1)
         pair.child.hand([first, other, second])
         ((_, (lots, runs)),) = pair.reader.ready()[0]
-        assert [lot[3] for lot in lots] == [BUNDLE_ID, b"o" * 16]
+        assert [lot[3] for lot in lots] == [BUNDLE_ID, [b"o" * 16]]
         assert runs == [[1, 0, 0, 2], [3, 1, 0, 1], [4, 0, 2, 3]]
         assert (pair.child.unreported, pair.tokens) == (4, 4)
+
+    def test_jobs_that_came_alone_share_a_lot(self, pair: Pair) -> None:
+        """If they have all in common but their ids and arguments; each can still be recalled and reported by itself."""
+        alone = [make_part(make_bundle(1, id=bytes([at]) * 16, column=codec.encode([[at]]))) for at in range(5)]
+        other = make_part(make_bundle(1, id=b"o" * 16, attempt=2))
+        part_of_many = make_part(make_bundle(1, id=b"p" * 16, size=9, indexes=[7]))
+        pair.child.hand([*alone[:3], other, *alone[3:], part_of_many])
+        ((_, (lots, runs)),) = pair.reader.ready()[0]
+        names = [[b"\0" * 16, b"\1" * 16, b"\2" * 16], [b"o" * 16], [b"\3" * 16, b"\4" * 16, b"p" * 16]]
+        assert [lot[3] for lot in lots] == names
+        assert [lot[4] for lot in lots] == [[0, 0, 0], [0], [0, 0, 7]]
+        assert [lot[5] for lot in lots] == [1, 2, 1]
+        assert lots[0][6] == [codec.encode([[at]]) for at in range(3)]
+        assert runs == [[1, 0, 0, 3], [4, 1, 0, 1], [5, 2, 0, 3]]
+        pair.start(2)
+        pair.report(1)
+        (report,) = pair.child.reports()
+        assert report.hold is alone[0].hold
+        recalled = pair.child.recall()
+        assert [part.hold.bundle.id for part in recalled] == [b"\2" * 16, b"o" * 16, b"\3" * 16, b"\4" * 16, b"p" * 16]
+        assert recalled[0].number == 3
 
     def test_a_part_of_a_bundle_says_which_jobs_it_has(self, pair: Pair) -> None:
         """By their indexes, where those are not their places."""

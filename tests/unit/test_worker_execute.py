@@ -8,6 +8,7 @@ import pytest
 
 from queuelib import Dispatcher, Handlers, Message, Retry, body, codec, current_job
 from queuelib.context import running
+from queuelib.ids import job_id
 from queuelib.outcome import Again, Failed, Outcome, Quarantined
 from queuelib.worker.child import Lot
 from queuelib.worker.execute import Executor
@@ -108,6 +109,37 @@ def test_one_that_does_not_fit_fails_alone() -> None:
     good, bad, last = run("lab.half", [1, ""], ["x", ""], [3, ""])
     assert (good, last) == (codec.encode(0.5), codec.encode(1.5))
     assert message_of(bad).startswith("number: expected int, got str")
+
+
+def test_jobs_that_came_alone() -> None:
+    """Each is called with its own arguments and knows its own id, and one that cannot be read fails alone."""
+    ids = [bytes([at]) * 16 for at in range(4)]
+
+    def outcomes(task: str, columns: list[bytes]) -> list[Outcome]:
+        schema = dispatcher.definitions[task].schema.hash
+        one = Lot((task, schema, None, ids[: len(columns)], [0, 5, 0, 0][: len(columns)], 1, columns), "w1")
+        executor = Executor(dispatcher, "w1")
+        token = running.set(one.running)
+        try:
+            return list(executor.outcomes(one, 0))
+        finally:
+            running.reset(token)
+            executor.close()
+
+    names = [
+        codec.decode(value) for value in outcomes("lab.whoami", [codec.encode([[]])] * 2) if isinstance(value, bytes)
+    ]
+    assert names == [job_id(ids[0], 0), job_id(ids[1], 5)]
+    good = codec.encode([[3, ""]])
+    for broken in (b"\x91\x92\x01", b"\x91", b"\x91\xc1", good + b"\x01"):
+        first, bad, *others = outcomes("lab.half", [good, broken, good, good])
+        assert [first, *others] == [codec.encode(1.5)] * 3
+        assert isinstance(bad, Failed)
+    # Of two that complete each other neither moves what stands between them.
+    first, middle, last = outcomes("lab.half", [b"\x91\x92\x01", good, b"\x91\x92\x07\xa0\xa0"])
+    assert middle == codec.encode(1.5)
+    assert isinstance(first, Failed)
+    assert isinstance(last, Failed)
 
 
 def test_a_column_that_is_not_readable_fails_all() -> None:
