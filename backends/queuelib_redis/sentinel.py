@@ -22,7 +22,8 @@ def locate(address: Address, timeout: float) -> Address:
     if not address.sentinels:
         return address
     kind: Any = Sentinel  # untyped
-    found = kind(address.sentinels, socket_connect_timeout=timeout, socket_timeout=timeout, protocol=2)
+    options = {"socket_connect_timeout": timeout, "socket_timeout": timeout, "protocol": 2}
+    found = kind(address.sentinels, sentinel_kwargs=options)
     try:
         host, port = found.discover_master(address.master)
     finally:

@@ -18,7 +18,7 @@ __all__ = ["main"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="queuelib-kombu", prog_name="queuelib")
 def cli() -> None:
-    r"""Typed tasks, on priority-colored queues, over whichever broker you have.
+    """Typed tasks, on priority-colored queues, over whichever broker you have.
 
     \b
     Try it:        queuelib demo ga
@@ -27,7 +27,7 @@ def cli() -> None:
 
     The broker is $QUEUELIB_BROKER, or what the module's Dispatcher says: sqlite:///file, redis://host/0,
     amqp://host//.
-    """
+    """  # noqa: D301 - click reads the character \b, which a raw string has not
 
 
 for command in (worker, demo, failed, bench):

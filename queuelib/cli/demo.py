@@ -49,9 +49,13 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 @demo.command()
 @_options
-@click.option("--domain", type=click.Choice(_DOMAINS), default="rastrigin", show_default=True)
-@click.option("--generations", type=click.IntRange(1), default=120, show_default=True)
-@click.option("--population", type=click.IntRange(4), default=40, show_default=True)
+@click.option(
+    "--domain", type=click.Choice(_DOMAINS), default="rastrigin", show_default=True, help="What is minimized."
+)
+@click.option(
+    "--generations", type=click.IntRange(1), default=120, show_default=True, help="How many follow the first one."
+)
+@click.option("--population", type=click.IntRange(4), default=40, show_default=True, help="Genomes in each.")
 def ga(domain: str, generations: int, population: int, **shared: Any) -> None:
     """Minimize a function with a genetic algorithm: each genome is a job, results in order."""
     genetic = _workload("genetic")
@@ -71,8 +75,8 @@ def ga(domain: str, generations: int, population: int, **shared: Any) -> None:
 
 @demo.command()
 @_options
-@click.option("--points", type=click.IntRange(1000), default=300_000_000, show_default=True)
-@click.option("--groups", type=click.IntRange(1), default=200, show_default=True)
+@click.option("--points", type=click.IntRange(1000), default=300_000_000, show_default=True, help="Points in all.")
+@click.option("--groups", type=click.IntRange(1), default=200, show_default=True, help="Jobs they are shared among.")
 def pi(points: int, groups: int, **shared: Any) -> None:
     """Estimate pi by Monte Carlo in groups, with the standard error."""
     monte_carlo = _workload("monte_carlo")

@@ -60,7 +60,7 @@ def worker(
     unknown_for: float,
     quiet: bool,
 ) -> None:
-    r"""Run the jobs of the Dispatcher in a module or file.
+    """Run the jobs of the Dispatcher in a module or file.
 
     \b
     queuelib worker tasks.py                     all colors, a child for each CPU
@@ -68,7 +68,7 @@ def worker(
     queuelib worker tasks.py --colors red,yellow only urgent work
 
     Ctrl-C or SIGTERM: take nothing more and finish what runs; once more: interrupt it and give it back, uncounted.
-    """
+    """  # noqa: D301 - click reads the character \b, which a raw string has not
     logging.basicConfig(
         level=logging.WARNING if quiet else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",

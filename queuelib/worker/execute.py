@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from queuelib import body
 from queuelib.codec import joined_lists, list_length
@@ -105,11 +105,12 @@ class Executor:
         definition = lot.definition = self._dispatcher.definitions.get(lot.task)
         if definition is None:
             return []
-        column = lot.column if isinstance(lot.column, bytes) else joined_lists(lot.column)
-        if column is not None:
-            calls = _calls(definition, column, lot.schema)
-        else:
-            calls = [call for one in lot.column for call in _calls(definition, cast("bytes", one), lot.schema)[:1]]
+        if isinstance(lot.column, bytes):
+            calls = _calls(definition, lot.column, lot.schema)
+        elif (joined := joined_lists(lot.column)) is not None:
+            calls = _calls(definition, joined, lot.schema)
+        else:  # one of them is broken, and takes nothing from its neighbors
+            calls = [_calls(definition, one, lot.schema)[0] for one in lot.column]
         lot.function = definition.function
         if definition.function is None:  # messages of one class
             message = next((call for call in calls if not isinstance(call, QueuelibError)), None)

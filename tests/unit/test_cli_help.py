@@ -1,0 +1,34 @@
+"""`--help` of every command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from queuelib.cli import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Yield each command, with the words that lead to it."""
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from commands(inner, (*path, name))
+
+
+@pytest.mark.parametrize(("path", "command"), [pytest.param(*one, id=" ".join(one[0])) for one in commands(cli)])
+def test_help_teaches(path: tuple[str, ...], command: click.Command) -> None:
+    """It says what the command does, shows no marks of ours, and tells what each option is for."""
+    result = CliRunner().invoke(cli, [*path, "--help"], prog_name="queuelib")
+    assert result.exit_code == 0
+    assert "\\b" not in result.stdout
+    usage, about, *_ = result.stdout.split("\n\n")
+    assert usage.startswith("Usage: queuelib")
+    assert len(about.split()) >= 4
+    assert [param.name for param in command.params if isinstance(param, click.Option) and not param.help] == []
