@@ -25,8 +25,8 @@ def cli() -> None:
     Run a worker:  queuelib worker tasks.py
     Look around:   queuelib failed ls
 
-    The broker is $QUEUELIB_BROKER, or what the module's Dispatcher says: sqlite:///file, redis://host/0,
-    amqp://host//.
+    The broker is the URL that the module's Dispatcher names, else $QUEUELIB_BROKER, else the file queuelib.db here.
+    URLs are sqlite:///file, redis://host/0 and amqp://host//.
     """  # noqa: D301 - click reads the character \b, which a raw string has not
 
 
