@@ -20,13 +20,15 @@ from queuelib.ids import Key, new_bundle_id
 from queuelib.message import Outgoing
 from queuelib.outcome import SUCCEEDED, Record
 from queuelib_redis import BACKEND
+from queuelib_redis.inbox import unpack
+from queuelib_redis.results import RedisResults
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from queuelib.ports import Lane, ResultBackend
+    from queuelib.ports import Lane
 
 MASTER = "main"
 
@@ -148,19 +150,21 @@ class TestTls:
 
     def test_a_waiting_client_is_told(self, url: str, namespace: str) -> None:
         """Results come over TLS as well, and so does the word that they are there."""
-
-        def opened() -> ResultBackend:
-            return BACKEND.results(url, namespace, 60.0)
-
-        with closing(opened()) as client, closing(opened()) as worker:
+        with (
+            closing(RedisResults(url, namespace, 60.0)) as client,
+            closing(RedisResults(url, namespace, 60.0)) as worker,
+        ):
             frame = outgoing(b"frame")
             client.accept([frame])
             key = Key(frame.bundle, 0)
             record = Record(key, SUCCEEDED, 1, b"value" * 10_000, 1.5)
             writer = threading.Thread(target=worker.store, args=([record], client.inbox()))
             writer.start()
-            eventually(lambda: client.wait([key], 1.0) == [record] or client.fetch([key]) == [record])
+            announced, seen = client.listen(client.inbox(), 5.0, [key])
             writer.join()
+            assert announced is not None
+            assert unpack(announced) == [key]
+            assert seen == [record]
 
     def test_a_stranger_is_refused(self, tls_port: int, lane: Callable[[str], Lane]) -> None:
         """Without the certificate nothing is sent, and the error says why."""
