@@ -112,6 +112,7 @@ class TransportCapabilities:
         has_batch_verbs: Its channel offers the verbs of `Lane` itself.
         redelivery: What happens to a dead taker's messages.
         recovery: Seconds until they are taken again, or None for never or unknown.
+        lease: Seconds for which a taker may be silent before others take what it holds; None where no time decides.
         delays: It holds a frame back until it is due.
         deduplicates: It accepts each bundle id once.
         wakes: Its `fileno` becomes readable when there may be something to take.
@@ -122,6 +123,7 @@ class TransportCapabilities:
     has_batch_verbs: bool = False
     redelivery: Redelivery = Redelivery.NONE
     recovery: float | None = None
+    lease: float | None = None
     delays: bool = False
     deduplicates: bool = False
     wakes: bool = False

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from queuelib.broker import open_lane
-from queuelib.errors import BrokerUnavailable
+from queuelib.errors import BrokerUnavailable, ConfigurationError
 from queuelib.ids import Key, new_bundle_id
 from queuelib.message import Outgoing
 from queuelib.outcome import FAILED, SUCCEEDED, Record
@@ -303,3 +303,12 @@ def _lose_answers(lane: Lane) -> None:
         raise redis.exceptions.ConnectionError
 
     wire._connection.read_response = lose
+
+
+def test_the_lease_is_an_option_of_the_url(redis_url: str, namespace: str) -> None:
+    """`?lease=` says how long a silent worker keeps what it took; what makes no sense is refused."""
+    made = BACKEND.transport(f"{redis_url}?lease=3", namespace).capabilities
+    assert (made.lease, made.recovery) == (3.0, 4.0)
+    for text in ("0", "soon", "nan", "1e9"):
+        with pytest.raises(ConfigurationError, match="lease is a number of seconds"):
+            BACKEND.transport(f"{redis_url}?lease={text}", namespace)

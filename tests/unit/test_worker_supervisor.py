@@ -82,6 +82,7 @@ class Link:
 
     def __init__(self, *, keeps_claims: bool, is_ours: bool = True) -> None:
         self.keeps_claims = keeps_claims
+        self.lease = None
         self.delays = True
         self.may_try = True
         self.log: list[tuple[str, Any]] = []
