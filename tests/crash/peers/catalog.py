@@ -18,7 +18,10 @@ FAULTS = {
 }
 _ALL = tuple(FAULTS)
 _WORKERS = (1, 2, 3, 9, 13)  # what is done to the worker, and not to Redis
-_QUEUELIB = "Nothing is configured: a lease of 15 s, renewed every second. `queuelib worker --processes 2`."
+_QUEUELIB = (
+    "Nothing is configured: a lease of 15 s, renewed every second. `queuelib worker --processes 2`. Workers see the death "
+    "of another on their own host, as here, at once; that of one on another host when its lease is over, within 20 s."
+)
 
 SYSTEMS = {
     "queuelib": System("queuelib, Redis", "on_queuelib", "redis", _ALL, _QUEUELIB, ("queuelib-kombu", "kombu")),
@@ -62,8 +65,8 @@ SYSTEMS = {
         "on_dramatiq",
         "redis",
         _ALL,
-        "Two processes of one thread. Default: a worker counts as dead after 60 s without a heartbeat, which is looked "
-        "for at one of 1,000 commands.",
+        "Two processes of one thread. The rest is default: a worker counts as dead after 60 s without a heartbeat, which "
+        "is looked for at one of 1,000 commands: soon on a busy server, late on an idle one as here.",
         ("dramatiq",),
     ),
     "huey": System(

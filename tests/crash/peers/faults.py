@@ -23,7 +23,7 @@ DOWN = 3.0  # seconds of row 22
 RESTARTS = 10  # of a worker that ends by itself
 _LONG = 120.0  # seconds of a job that is to be killed
 _STARTS_WITHIN = 30.0
-_SETTLED = ("quarantined", "failed", "FAILURE", "JobStatus.FAILED")
+_SETTLED = ("quarantined", "failed", "FAILURE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +133,9 @@ def freeze_worker(stage: Stage) -> Aftermath:
     stage.drain(thawed)
     late = stage.peer.result(stage.handles["long"])
     runs = [run for run in stage.runs() if run.label == "long"]
-    facts = [f"{len(runs)} runs"]
+    facts = [f"{len(runs)} run{'s' * (len(runs) > 1)}"]
     if early is None:
-        facts.append("no result while it was frozen")
+        facts.append("nobody ran it meanwhile" if len(runs) == 1 else "no result while it was frozen")
     else:
         facts.append("the first result stands" if late == early else "the late result replaced the first")
     facts.append(f"in the end it is {stage.peer.state(stage.handles['long'])!r}")

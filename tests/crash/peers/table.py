@@ -83,7 +83,8 @@ def _notes(record: Mapping[str, Any], systems: list[str]) -> list[str]:
         ),
         (
             "- **Ran again**: jobs that were started more often than once and once more for each process that was killed "
-            "amid them. **Overlapping**: jobs of which two runs went on at the same time; a frozen run goes on."
+            "amid them. **Overlapping**: jobs of which two runs went on at the same time; a frozen run "
+            "counts as going on, so that row 13 has both wherever another worker took the job over."
         ),
         (
             "- **Recovered after**: seconds from the fault, or from its end, until the last job that it touched had ended; in "

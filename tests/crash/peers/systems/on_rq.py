@@ -29,7 +29,7 @@ class Peer:
         return self._queue.enqueue(tasks.work, job.label, job.seconds, job.is_poison, retry=rq.Retry(max=3))
 
     def state(self, handle: Any) -> str:
-        return str(handle.get_status(refresh=True))
+        return str(handle.get_status(refresh=True).value)
 
     def result(self, handle: Any) -> str | None:
         handle.refresh()
