@@ -9,7 +9,7 @@ import pytest
 from tests.crash.history import Run
 from tests.crash.peers.catalog import FAULTS, SYSTEMS
 from tests.crash.peers.checker import count
-from tests.crash.peers.record import sum_up
+from tests.crash.peers.record import sum_up, updated
 from tests.crash.peers.table import table
 
 ACCEPTED = ("a", "b")
@@ -108,6 +108,14 @@ def test_what_was_seen_says_in_how_many_runs() -> None:
     assert sum_up(1, "rq", [silent, silent])["seen"] == "worker alive, silent"
     mixed = sum_up(1, "rq", [one_run(), one_run(lost=["a"], has_warned=True, is_alive=False, exits=1)])["seen"]
     assert mixed == "worker ended, a warning logged (1 of 2); the worker ended by itself or with its job (1 of 2)"
+
+
+def test_what_is_measured_anew_replaces_its_like_only() -> None:
+    """Another system's result of the same fault stays, and a new fault comes in its place among the numbers."""
+    old = record(sum_up(1, "rq", [one_run()]), sum_up(1, "huey", [one_run()]))
+    news = record(sum_up(1, "rq", [one_run(lost=["a"])]), sum_up(2, "rq", [one_run()]))
+    found = {(result["row"], result["system"]): result["lost"] for result in updated(old, news)["results"]}
+    assert found == {(1, "rq"): 1, (1, "huey"): 0, (2, "rq"): 0}
 
 
 def test_the_table_has_a_cell_for_each_fault_and_system() -> None:

@@ -28,7 +28,7 @@ from tests.benchmarks.peers.machine import machine
 from tests.benchmarks.peers.place import ROOT
 from tests.crash.peers.catalog import FAULTS, SYSTEMS
 from tests.crash.peers.group import processes_with
-from tests.crash.peers.record import sum_up
+from tests.crash.peers.record import sum_up, updated
 from tests.crash.peers.table import table
 
 _TOKEN = "CRASH_PEERS_TOKEN"  # in the environment of every process of this command, so that none outlives it
@@ -54,7 +54,11 @@ class _Runner:
         self._is_over = False
 
     def measure(self, run: _Run) -> dict[str, Any] | str:
-        """Return what came of a run, or why nothing did."""
+        """Return what came of a run, or why nothing did; one that came to nothing is made once more."""
+        result = self._measure(run)
+        return self._measure(run) if isinstance(result, str) else result
+
+    def _measure(self, run: _Run) -> dict[str, Any] | str:
         name = f"crash-{run.system}-{run.row}-{run.number}"
         options = self._options
         command = [
@@ -101,14 +105,24 @@ def main() -> int:
         stack.callback(_sweep)
         needs_amqp = any(SYSTEMS[run.system].broker == "amqp" for run in runs)
         amqp = stack.enter_context(local_servers.local_rabbitmq()) if needs_amqp else ""
-        runner = _Runner(options, amqp)
-        found = _measure(runner, runs, options.parallel)
-        record = _record(options, runs, found, amqp)
-    options.record.parent.mkdir(parents=True, exist_ok=True)
-    options.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        found: dict[_Run, dict[str, Any] | str] = {}
+        try:
+            _measure(_Runner(options, amqp), runs, options.parallel, found)
+        finally:
+            record = _record(options, runs, found, amqp)
+            # What was broken off is kept, and does not replace what is published.
+            is_whole = len(found) == len(runs)
+            if options.update and is_whole:
+                record = updated(json.loads(options.record.read_text(encoding="utf-8")), record)
+            _write(record, options.record if is_whole else options.record.with_suffix(".part.json"))
     print("\n".join(table(record)))
-    print(f"wrote {options.record}")
     return 1 if any(result["broken"] for result in record["results"]) else 0
+
+
+def _write(record: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {path}", flush=True)
 
 
 def _options() -> argparse.Namespace:
@@ -130,6 +144,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", default=secrets.token_hex(4))
     parser.add_argument(
         "--record", type=Path, default=ROOT / "docs" / "reliability" / f"peers-{dt.datetime.now(dt.UTC):%Y-%m-%d}.json"
+    )
+    parser.add_argument(
+        "--update", action="store_true", help="measure some rows and systems anew: the rest of --record is kept"
     )
     return parser.parse_args()
 
@@ -159,8 +176,8 @@ def _plan(options: argparse.Namespace) -> list[_Run]:
     ]
 
 
-def _measure(runner: _Runner, runs: Sequence[_Run], parallel: int) -> dict[_Run, dict[str, Any] | str]:
-    found: dict[_Run, dict[str, Any] | str] = {}
+def _measure(runner: _Runner, runs: Sequence[_Run], parallel: int, found: dict[_Run, dict[str, Any] | str]) -> None:
+    """Fill `found` in."""
     began = time.monotonic()
     with ThreadPoolExecutor(parallel) as pool:
         try:
@@ -174,7 +191,6 @@ def _measure(runner: _Runner, runs: Sequence[_Run], parallel: int) -> dict[_Run,
         finally:
             runner.end()
             pool.shutdown(cancel_futures=True)
-    return found
 
 
 def _slowly(runs: Sequence[_Run], parallel: int) -> Iterator[_Run]:

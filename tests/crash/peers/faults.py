@@ -67,8 +67,8 @@ def kill_child(stage: Stage) -> Aftermath:
     victim = stage.run_of("long")
     assert victim is not None
     since = stage.struck()
-    os.kill(victim.pid, signal.SIGKILL)
     note_kill(history_of(stage.place.folder), [victim.pid])
+    os.kill(victim.pid, signal.SIGKILL)
     stage.drain(since)
     return Aftermath(since, ["long"])
 
@@ -77,8 +77,8 @@ def kill_with_reply_in_flight(stage: Stage) -> Aftermath:
     """Row 3."""
     worker = stage.start_serving("A")
     stage.drain(time.time())
-    worker.freeze()
-    stage.submit(Job("message"))
+    worker.freeze_at_once(worker.pids())
+    stage.submit(Job("message"))  # within the second for which Celery's and Huey's workers wait in Redis at a time
     time.sleep(0.5)  # the server has written its reply long before
     since = stage.struck()
     worker.kill(history_of(stage.place.folder))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["sum_up"]
+__all__ = ["sum_up", "updated"]
 
 
 def sum_up(row: int, system: str, runs: Sequence[Mapping[str, Any]], *, broken: int = 0) -> dict[str, Any]:
@@ -28,6 +28,19 @@ def sum_up(row: int, system: str, runs: Sequence[Mapping[str, Any]], *, broken: 
         "seconds_max": round(max(times), 1) if times else None,
         "seen": _seen(runs),
         "each": list(runs),
+    }
+
+
+def updated(record: Mapping[str, Any], news: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record in which what was measured anew takes the place of what it has of the same fault and system."""
+    results = {(result["row"], result["system"]): result for result in record["results"]}
+    results |= {(result["row"], result["system"]): {**result, "anew": news["date"]} for result in news["results"]}
+    faults = record["faults"] | news["faults"]
+    return {
+        **record,
+        "faults": dict(sorted(faults.items(), key=lambda item: int(item[0]))),
+        "systems": record["systems"] | news["systems"],
+        "results": list(results.values()),
     }
 
 
