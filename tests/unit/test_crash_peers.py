@@ -142,6 +142,11 @@ def test_the_details_of_a_fault_name_the_systems_that_met_it() -> None:
     assert "a \\| b" in detail[-1]
 
 
+def test_a_records_own_notes_are_shown() -> None:
+    """What has to be known of one record only stands among the notes."""
+    assert "- A busy machine." in table({**record(sum_up(1, "rq", [one_run()])), "notes": ["A busy machine."]})
+
+
 def test_every_system_has_faults_that_are_known() -> None:
     """The catalog names nothing that cannot be injected."""
     assert all(set(system.rows) <= set(FAULTS) for system in SYSTEMS.values())

@@ -91,5 +91,6 @@ def _notes(record: Mapping[str, Any], systems: list[str]) -> list[str]:
             "brackets in how many of the runs all of them did. Booting a new worker is part of it in rows 3 and 9."
         ),
     ]
+    lines += [f"- {note}" for note in record.get("notes", ())]
     lines += [f"- **{_title(record, name)}**: {record['systems'][name]['setup']}" for name in systems]
     return lines
