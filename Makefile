@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 SOURCES := queuelib backends/queuelib_memory backends/queuelib_sqlite backends/queuelib_redis backends/queuelib_rabbitmq
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test unit check format docs build bench-peers crash crash-quick clean
+.PHONY: help demo test unit check format docs build bench-peers crash crash-quick crash-peers clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -56,6 +56,9 @@ build: $(VENV)/.dev ## wheel and source distribution into dist/
 
 bench-peers: $(BENCH_VENV)/.peers ## the same work on queuelib and its peers, into docs/benchmarks.md; BENCH_ARGS='--quick', '--help'
 	VENV=$(BENCH_VENV) QUEUELIB_TEST_WAY=local scripts/with-servers -- $(BENCH_VENV)/bin/python -m tests.benchmarks.peers $(BENCH_ARGS)
+
+crash-peers: $(BENCH_VENV)/.peers ## the same faults on queuelib and its peers, into docs/reliability/; CRASH_ARGS='--runs 5', '--help'
+	$(BENCH_VENV)/bin/python -m tests.crash.peers $(CRASH_ARGS)
 
 clean: ## remove what the other targets made
 	rm -rf .venv .venv-* build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

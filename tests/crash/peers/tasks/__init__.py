@@ -1,0 +1,1 @@
+"""Each system's one task, in a module that its workers import."""
