@@ -202,7 +202,12 @@ def test_what_nobody_asked_for_returns(taker: Callable[..., Taker]) -> None:
     one.take(2)
     one.lane.take({"red": 4})
     first = one.lane._rings["red"]
-    eventually(lambda: one.lane.renew() or len(first.unsettled) == 6)
+
+    def has_more() -> bool:
+        one.lane.renew()
+        return len(first.unsettled) > 2
+
+    eventually(has_more)
     one.hold()
     assert len(first.unsettled) == 0
     assert one.lane.prefetch("red") == 0
@@ -231,10 +236,14 @@ def test_settled_while_its_copy_is_on_the_way(taker: Callable[..., Taker], monke
     one.hold()
     tag = held.tag
     assert one.lane.acknowledge([held]) == []
-    (queue,) = one.held_queues
     parking = one.lane._parking
     assert parking is not None
-    eventually(lambda: one.lane.renew() or not (parking._is_waiting or parking._held["red"].unsettled))
+
+    def has_gone() -> bool:
+        one.lane.renew()
+        return not parking._is_waiting and not parking._held["red"].unsettled
+
+    eventually(has_gone)
     assert held.tag == tag
     one.abort()
     eventually_past_time_to_live()
