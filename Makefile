@@ -3,12 +3,16 @@ SHELL := /bin/bash
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
 BENCH_ARGS ?=
+SEEDS ?= 3
+ROWS ?= 1-66
+BROKERS ?= sqlite,redis,rabbitmq
+CRASH_ARGS ?=
 PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 SOURCES := queuelib backends/queuelib_memory backends/queuelib_sqlite backends/queuelib_redis backends/queuelib_rabbitmq
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test unit check format docs build bench-peers clean
+.PHONY: help demo test unit check format docs build bench-peers crash crash-quick clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -40,6 +44,12 @@ format: $(VENV)/.dev ## let ruff format and mend what it can
 
 docs: $(VENV)/.dev ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
+
+crash: $(VENV)/.dev ## the fault rows, into docs/reliability.md: SEEDS=3 ROWS=1-66 BROKERS=sqlite,redis,rabbitmq; CRASH_ARGS='--list', '--help'
+	VENV=$(VENV) QUEUELIB_TEST_WAY=local scripts/with-servers -- $(BIN)/python -m tests.crash --rows $(ROWS) --seeds $(SEEDS) --brokers $(BROKERS) $(CRASH_ARGS)
+
+crash-quick: $(VENV)/.dev ## the fault rows that guard every change, with a lease of 1.5 s
+	VENV=$(VENV) QUEUELIB_TEST_WAY=local scripts/with-servers -- $(BIN)/python -m tests.crash --quick $(CRASH_ARGS)
 
 build: $(VENV)/.dev ## wheel and source distribution into dist/
 	$(BIN)/python -m build --outdir dist .

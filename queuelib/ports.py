@@ -113,6 +113,7 @@ class TransportCapabilities:
         has_batch_verbs: Its channel offers the verbs of `Lane` itself.
         redelivery: What happens to a dead taker's messages.
         recovery: Seconds until they are taken again, or None for never or unknown.
+        lease: Seconds for which a taker may be silent before others take what it holds; None where no time decides.
         delays: It holds a frame back until it is due.
         deduplicates: It accepts each bundle id once.
         wakes: Its `fileno` becomes readable when there may be something to take.
@@ -123,6 +124,7 @@ class TransportCapabilities:
     has_batch_verbs: bool = False
     redelivery: Redelivery = Redelivery.NONE
     recovery: float | None = None
+    lease: float | None = None
     delays: bool = False
     deduplicates: bool = False
     wakes: bool = False
@@ -243,8 +245,16 @@ class Lane(Protocol):
         """Return deliveries to their queues, unchanged, for others to take after `delay` seconds."""
         ...
 
-    def renew(self) -> None:
-        """Keep the claim on what was taken, and return the messages of the dead to their queues."""
+    def renew(self) -> float:
+        """Keep the claim on what was taken, and return the messages of the dead to their queues.
+
+        Returns:
+            For how many seconds nothing has been heard from the server: 0 where it has just answered.
+        """
+        ...
+
+    def find_lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Ask the server, and return those of these deliveries that are not ours any more."""
         ...
 
     def fileno(self) -> int | None:

@@ -13,15 +13,13 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "MAX_RETRIES",
     "NAMESPACE",
-    "RENEW",
     "SUBMIT_DEADLINE",
     "UNKNOWN_DELAY",
     "UNKNOWN_PATIENCE",
     "mask",
 ]
 
-LEASE = 15.0  # seconds a silent worker keeps what it took
-RENEW = 5.0  # three chances within a lease
+LEASE = 15.0  # seconds a silent worker keeps what it took; it renews every second
 SUBMIT_DEADLINE = 5.0  # seconds within which submit answers
 MAX_DEPTH = 64  # nesting of arguments and results
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024

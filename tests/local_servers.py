@@ -22,7 +22,7 @@ import redis
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 HOST = "127.0.0.1"
 REDIS_WITHIN = 10.0  # seconds; measured: 0.1
@@ -48,10 +48,10 @@ def local_redis() -> Iterator[str]:
     program = redis_program()
     assert program is not None
     with _folder() as folder:
-        (port,) = _free_ports(1)
+        (port,) = free_ports(1)
         command = [program, "--port", str(port), "--bind", HOST, "--save", "", "--dir", str(folder)]
         with _process(command, folder / "redis.log", {"PATH": os.defpath}) as process:
-            _ready(process, folder / "redis.log", lambda: _answers_redis(port), within=REDIS_WITHIN)
+            ready(process, folder / "redis.log", lambda: answers_redis(port), within=REDIS_WITHIN)
             yield f"redis://{HOST}:{port}/0"
 
 
@@ -62,16 +62,17 @@ def local_rabbitmq() -> Iterator[str]:
     assert program is not None
     assert epmd is not None
     with _folder() as folder, ExitStack() as stack:
-        port, distribution, mapper = _free_ports(3)
-        environment = _rabbitmq_environment(folder, port=port, distribution=distribution, mapper=mapper)
+        port, distribution, mapper = free_ports(3)
+        environment = rabbitmq_environment(folder, port=port, distribution=distribution, mapper=mapper)
         # The node would start an epmd daemon of its own if none answered here; that one would outlive it.
         stack.enter_context(_process([epmd, "-port", str(mapper)], folder / "epmd.log", environment))
         process = stack.enter_context(_process([program], folder / "rabbitmq.log", environment))
-        _ready(process, folder / "rabbitmq.log", lambda: _answers_amqp(port), within=RABBITMQ_WITHIN)
+        ready(process, folder / "rabbitmq.log", lambda: answers_amqp(port), within=RABBITMQ_WITHIN)
         yield f"amqp://guest:guest@{HOST}:{port}//"
 
 
-def _rabbitmq_environment(folder: Path, *, port: int, distribution: int, mapper: int) -> dict[str, str]:
+def rabbitmq_environment(folder: Path, *, port: int, distribution: int, mapper: int) -> dict[str, str]:
+    """Write a node's settings into a folder and return the environment it runs in."""
     (folder / "rabbitmq.conf").write_text(f"listeners.tcp.default = {HOST}:{port}\n")
     (folder / "enabled_plugins").write_text("[].\n")
     return {
@@ -98,13 +99,17 @@ def _folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def tied(command: Sequence[str]) -> list[str]:
+    """Return a command that ends when the process that starts it is killed, where the system can do that."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--", *command] if setpriv else list(command)
+
+
 @contextmanager
-def _process(command: list[str], log: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    setpriv = shutil.which("setpriv")  # so that the server dies with us even if we are killed
-    tied = [setpriv, "--pdeathsig", "KILL", "--", *command] if setpriv else command
+def _process(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("ab") as output:
         process = subprocess.Popen(
-            tied,
+            tied(command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -119,7 +124,8 @@ def _process(command: list[str], log: Path, environment: Mapping[str, str]) -> I
         process.wait()
 
 
-def _ready(process: subprocess.Popen[bytes], log: Path, answers: Callable[[], bool], *, within: float) -> None:
+def ready(process: subprocess.Popen[bytes], log: Path, answers: Callable[[], bool], *, within: float) -> None:
+    """Wait until a server answers; raise RuntimeError with the end of its log if it does not."""
     try:
         eventually(lambda: answers() or process.poll() is not None, within=within, message=f"{log.stem} answers")
         assert process.poll() is None, f"{log.stem} ended with {process.returncode}"
@@ -129,7 +135,8 @@ def _ready(process: subprocess.Popen[bytes], log: Path, answers: Callable[[], bo
         raise RuntimeError(msg) from error
 
 
-def _answers_redis(port: int) -> bool:
+def answers_redis(port: int) -> bool:
+    """Say whether a Redis answers on a port."""
     with redis.Redis(HOST, port, socket_timeout=1.0) as client:
         try:
             return bool(client.ping())
@@ -137,7 +144,8 @@ def _answers_redis(port: int) -> bool:
             return False
 
 
-def _answers_amqp(port: int) -> bool:
+def answers_amqp(port: int) -> bool:
+    """Say whether a broker answers on a port."""
     with socket.socket() as probe:  # pika logs each refused attempt at length
         probe.settimeout(1.0)
         if probe.connect_ex((HOST, port)):
@@ -151,7 +159,8 @@ def _answers_amqp(port: int) -> bool:
     return True
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody uses now."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:

@@ -8,11 +8,12 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from queuelib.errors import ConfigurationError
-from queuelib.settings import mask
+from queuelib.settings import LEASE, mask
 
 __all__ = ["KEEPALIVE", "Address", "parse"]
 
-_OPTIONS = ("wait", "durable", "master", "ca", "cert", "key", "verify")
+_LEASES = (1.0, 3600.0)  # shorter than its renewals take on a busy machine; longer than anybody waits
+_OPTIONS = ("wait", "durable", "lease", "master", "ca", "cert", "key", "verify")
 _TCP_OPTIONS = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # a silent peer is noticed after 45 s
 KEEPALIVE: Final = {getattr(socket, name): value for name, value in _TCP_OPTIONS.items() if hasattr(socket, name)}
 
@@ -32,6 +33,7 @@ class Address:
         is_durable: Whether it counts only when it is in the append-only file, on the disk.
         sentinels: Hosts and ports of sentinels, which know the server; empty where the URL names it itself.
         master: The name by which they know it.
+        lease: Seconds for which a silent worker keeps what it took.
         url: The URL as it was given; mask it before printing.
     """
 
@@ -46,6 +48,7 @@ class Address:
     sentinels: tuple[tuple[str, int], ...]
     master: str
     url: str
+    lease: float = LEASE
 
     @property
     def place(self) -> str:
@@ -129,6 +132,7 @@ def parse(url: str) -> Address:
         sentinels=sentinels,
         master=options.get("master", ""),
         url=url,
+        lease=_lease(options.get("lease", str(LEASE)), url),
     )
 
 
@@ -160,6 +164,17 @@ def _replicas(text: str, url: str) -> int:
         msg = f"{mask(url)!r}: wait is a number of replicas, not {text!r}"
         raise ConfigurationError(msg)
     return int(text)
+
+
+def _lease(text: str, url: str) -> float:
+    try:
+        lease = float(text)
+    except ValueError:
+        lease = 0.0
+    if not _LEASES[0] <= lease <= _LEASES[1]:
+        msg = f"{mask(url)!r}: lease is a number of seconds, {_LEASES[0]:g} to {_LEASES[1]:g}, not {text!r}"
+        raise ConfigurationError(msg)
+    return lease
 
 
 def _is_yes(name: str, text: str, url: str) -> bool:

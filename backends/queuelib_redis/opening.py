@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["SCHEME", "address_of", "confirmation", "settings"]
 
 SCHEME = "qlredis"
-_RECOVERY = 20.0  # seconds: the lease, the two sights, and the second in which others renew
+_SIGHTS = 2 / 15  # of a lease, between two sights of one that has expired
+_RECOVERY = 4 / 3  # of a lease: the lease itself, the two sights, and the time in which others renew
 
 
 def settings(address: Address, namespace: str) -> TransportSettings:
@@ -26,13 +27,20 @@ def settings(address: Address, namespace: str) -> TransportSettings:
         capabilities=TransportCapabilities(
             has_batch_verbs=True,
             redelivery=Redelivery.LEASE,
-            recovery=_RECOVERY,
+            lease=address.lease,
+            recovery=address.lease * _RECOVERY,
             delays=True,
             deduplicates=True,
             wakes=True,
             survives_restart=address.is_durable,
         ),
-        options={"address": address, "namespace": namespace, "max_retries": 0},
+        options={
+            "address": address,
+            "namespace": namespace,
+            "max_retries": 0,
+            "lease": address.lease,
+            "sights": address.lease * _SIGHTS,
+        },
     )
 
 

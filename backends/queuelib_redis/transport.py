@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from queuelib.channel import BatchTransport
 from queuelib.errors import BrokerUnavailable, QueuelibError, SubmitUnknown
+from queuelib.settings import LEASE
 from queuelib_redis import entry
 from queuelib_redis.bell import Bell
 from queuelib_redis.bindings import DeclaringChannel
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Channel", "Transport"]
 
-_LEASE = 15.0  # seconds; a taker renews every second, and may be stopped or cut off for as long as this
 _SIGHTS = 2.0  # seconds between two sights of an expired lease
 _PUSH = Script("common", "records", "push")
 _PUSH_ONE = Script("push_one")
@@ -55,7 +55,7 @@ class Channel(DeclaringChannel):
         options = client.transport_options
         self.address: Address = options.get("address") or address_of(client)
         self.prefix = prefix(str(options.get("namespace", "kombu")))
-        self._lease = b"%.3f" % options.get("lease", _LEASE)
+        self._lease = b"%.3f" % options.get("lease", LEASE)
         self._sights = b"%.3f" % options.get("sights", _SIGHTS)
         self._connect_timeout = min(CONNECT_TIMEOUT, client.connect_timeout or CONNECT_TIMEOUT)
         self._bell: Bell | None = None
@@ -144,6 +144,20 @@ class Channel(DeclaringChannel):
     def renew(self) -> None:
         """Renew the lease, and take over from the dead."""
         self._renew(())
+
+    def find_lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Return what was taken over."""
+        wire = self.wire
+        wire.within(SOCKET_TIMEOUT)
+        lost: list[Delivery] = []
+        for start in range(0, len(deliveries), _TAGS_A_CALL):
+            part = deliveries[start : start + _TAGS_A_CALL]
+            key = self.prefix + b"if:" + self.taker
+            wire.send(b"".join(pack((b"HEXISTS", key, b"%d" % delivery.tag)) for delivery in part))
+            answers = [wire.read() for _ in part]
+            lost += [delivery for delivery, is_there in zip(part, answers, strict=True) if not int(is_there)]
+        self.held.difference_update(delivery.tag for delivery in lost)
+        return lost
 
     def fileno(self) -> int:
         """Return the descriptor of the connection that waits for markers."""

@@ -16,7 +16,7 @@ from typing import Any
 from queuelib.clock import SYSTEM
 from queuelib.color import Color, Palette
 from queuelib.errors import ConfigurationError, QueuelibError, WorkerError
-from queuelib.settings import mask
+from queuelib.settings import UNKNOWN_PATIENCE, mask
 from queuelib.worker.children import TemplateCrew
 from queuelib.worker.link import Link
 from queuelib.worker.plan import Plan
@@ -40,7 +40,7 @@ class Wishes:
     max_jobs: int | None = None
     max_memory: int | None = None
     isolate: bool = False
-    patience: float = 3600.0
+    patience: float = UNKNOWN_PATIENCE
     grace: float | None = None
 
 

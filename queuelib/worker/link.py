@@ -41,6 +41,11 @@ class Link:
         return self._settings.capabilities.redelivery is Redelivery.LEASE
 
     @property
+    def lease(self) -> float | None:
+        """Seconds for which this worker may be silent before others take what it holds; None where no time decides."""
+        return self._settings.capabilities.lease
+
+    @property
     def delays(self) -> bool:
         """Whether the transport holds frames back until they are due."""
         return self._settings.capabilities.delays

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from queuelib.color import Palette
+from queuelib.settings import UNKNOWN_PATIENCE
 
 __all__ = ["Plan"]
 
@@ -34,5 +35,5 @@ class Plan:
     max_jobs: int | None = None
     max_memory: int | None = None
     isolate: bool = False
-    patience: float = 3600.0
+    patience: float = UNKNOWN_PATIENCE
     grace: float | None = None

@@ -50,7 +50,7 @@ __all__ = ["Supervisor"]
 _log = logging.getLogger("queuelib.worker")
 _NOTICE = 25  # between info and warning: a daemon says it, a worker beside a program does not
 _LOOK_EVERY = 0.25  # seconds between two looks at limits and running times
-_RENEW_EVERY = 1.0  # heartbeats, the dead, what became due
+_RENEW_EVERY = 1.0  # seconds: heartbeats, the dead, what became due; five times a lease where that is shorter
 _ANNOUNCE_EVERY = 5.0
 _ANNOUNCE_FOR = 15.0  # three chances
 _MARKS_EVERY = 0.02  # a cancelled job is started at most this long after its mark
@@ -98,6 +98,7 @@ class Supervisor:
         self._lane_fd: int | None = None
         self._is_lane_muted = False  # its descriptor is readable, and there is no room
         self._dry: set[str] = set()  # colors that had less than asked for, on a transport that tells when there is more
+        self._renew_every = _RENEW_EVERY if link.lease is None else min(_RENEW_EVERY, link.lease / 5)
         self._stops = 0
         self._stop_at = 0.0
         self._empty_takes = 0
@@ -570,7 +571,7 @@ class Supervisor:
     def _look_around(self) -> None:
         now = self._clock.monotonic()
         lane = self._link.lane
-        if lane is not None and self._is_time("renew", _RENEW_EVERY, now) and self._link.may_try:
+        if lane is not None and self._is_time("renew", self._renew_every, now) and self._link.may_try:
             self._try(lane.renew)
         if self._is_time("announce", _ANNOUNCE_EVERY, now):
             self._announce(_ANNOUNCE_FOR)

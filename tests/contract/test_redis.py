@@ -29,6 +29,7 @@ class TestTransport(TransportConformance):
         has_batch_verbs=True,
         redelivery=Redelivery.LEASE,
         recovery=20.0,
+        lease=15.0,
         delays=True,
         deduplicates=True,
         wakes=True,

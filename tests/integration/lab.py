@@ -350,7 +350,7 @@ def clean(kind: str, url: str, namespace: str) -> None:
 
 
 def _clean_redis(url: str, namespace: str) -> None:
-    with redis.Redis.from_url(url) as client:
+    with redis.Redis.from_url(url.partition("?")[0]) as client:
         keys = list(client.scan_iter(f"{namespace}*", count=1000))
         if keys:
             client.delete(*keys)

@@ -1,0 +1,215 @@
+"""A TCP proxy before a server that delays, slices, cuts, resets and falls silent on order, without root.
+
+One thread with a selector; a fault holds from the order on, for connections there are or for those to come.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+import selectors
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Self
+
+__all__ = ["FaultProxy"]
+
+_CHUNK = 65536
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
+
+
+@dataclass(eq=False)
+class _Way:
+    """One direction of a connection: what arrives at `near` goes out at `far`."""
+
+    near: socket.socket
+    far: socket.socket
+    to_server: bool
+    waiting: bytearray = field(default_factory=bytearray)  # what `far` has not taken yet
+    passed: int = 0
+    is_mute: bool = False
+
+
+class FaultProxy:
+    """Passes bytes on, both ways, until told otherwise.
+
+    Args:
+        port: The server's port on 127.0.0.1.
+        seed: What slices and jitter are drawn from.
+
+    Attributes:
+        port: Where it listens, on 127.0.0.1.
+        latency: Seconds that everything waits, each way.
+        jitter: Seconds more, at most, drawn for each piece.
+        slice: Bytes of the longest piece that is passed on at once; 0 for no limit.
+        refuses: Whether new connections are closed at once.
+        accepted: How many connections there were so far.
+    """
+
+    def __init__(self, port: int, seed: int = 0) -> None:
+        self._server_port = port
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.port: int = self._listener.getsockname()[1]
+        self.latency = 0.0
+        self.jitter = 0.0
+        self.slice = 0
+        self.refuses = False
+        self.accepted = 0
+        self._chance = random.Random(seed)
+        self._ways: dict[socket.socket, _Way] = {}
+        self._late: list[tuple[float, int, _Way, bytes]] = []
+        self._numbers = itertools.count()
+        self._cut_after: dict[bool, int] = {}
+        self._selector = selectors.DefaultSelector()
+        self._lock = threading.Lock()
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._is_over = False
+        self._thread = threading.Thread(target=self._serve, name="fault proxy")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over = True
+        self._wake_write.send(b"\0")
+        self._thread.join()
+        for one in (*self._ways, self._listener, self._wake_read, self._wake_write):
+            one.close()
+        self._selector.close()
+
+    def cut(self, *, reset: bool = False) -> int:
+        """End all connections, with FIN or with RST; return how many there were."""
+        with self._lock:
+            ways = list(self._ways.values())
+            for way in ways:
+                self._drop(way.near, reset=reset)
+            return len(ways) // 2
+
+    def go_mute(self) -> int:
+        """Pass nothing on over the connections there are, and say so to nobody: half-open. New ones work."""
+        with self._lock:
+            for way in self._ways.values():
+                way.is_mute = True
+            return len(self._ways) // 2
+
+    def cut_after(self, count: int, *, to_server: bool) -> None:
+        """Cut the next connection over which so many more bytes go one way, when they have gone."""
+        with self._lock:
+            base = max((way.passed for way in self._ways.values() if way.to_server == to_server), default=0)
+            self._cut_after[to_server] = base + count
+
+    def _serve(self) -> None:
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        while not self._is_over:
+            with self._lock:
+                pause = max(0.0, self._late[0][0] - time.monotonic()) if self._late else 0.5
+            events = self._selector.select(pause)
+            with self._lock:
+                for key, mask in events:
+                    one = key.fileobj
+                    if one is self._listener:
+                        self._accept()
+                    elif one is self._wake_read:
+                        self._wake_read.recv(64)
+                    elif isinstance(one, socket.socket):
+                        self._move(one, mask)
+                self._send_late()
+
+    def _accept(self) -> None:
+        near, _ = self._listener.accept()
+        self.accepted += 1
+        if self.refuses:
+            near.close()
+            return
+        try:
+            far = socket.create_connection(("127.0.0.1", self._server_port), timeout=2.0)
+        except OSError:
+            near.close()
+            return
+        for one, other, to_server in ((near, far, True), (far, near, False)):
+            one.setblocking(False)  # noqa: FBT003 - socket's own signature
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._ways[one] = _Way(one, other, to_server)
+            self._selector.register(one, selectors.EVENT_READ)
+
+    def _move(self, one: socket.socket, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE and one in self._ways:
+            self._flush(self._ways[self._ways[one].far])
+        if not mask & selectors.EVENT_READ or one not in self._ways:
+            return
+        way = self._ways[one]
+        try:
+            data = one.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if way.is_mute:
+            if not data:
+                self._selector.unregister(one)  # the other side must not learn of it
+            return
+        if not data:
+            self._drop(one)
+            return
+        self._pass_on(way, data)
+
+    def _pass_on(self, way: _Way, data: bytes) -> None:
+        limit = self._cut_after.get(way.to_server)
+        if limit is not None and way.passed + len(data) >= limit:
+            del self._cut_after[way.to_server]
+            way.waiting += data[: max(0, limit - way.passed)]
+            self._flush(way)
+            self._drop(way.near)
+            return
+        way.passed += len(data)
+        if not (self.latency or self.jitter or self.slice):
+            way.waiting += data
+            self._flush(way)
+            return
+        size = self.slice or len(data)
+        at = time.monotonic() + self.latency
+        for start in range(0, len(data), size):
+            at += self.jitter * self._chance.random()
+            heapq.heappush(self._late, (at, next(self._numbers), way, data[start : start + size]))
+
+    def _send_late(self) -> None:
+        now = time.monotonic()
+        while self._late and self._late[0][0] <= now:
+            _, _, way, data = heapq.heappop(self._late)
+            if way.near in self._ways and not way.is_mute:
+                way.waiting += data
+                self._flush(way)
+
+    def _flush(self, way: _Way) -> None:
+        try:
+            while way.waiting:
+                sent = way.far.send(way.waiting)
+                del way.waiting[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._drop(way.near)
+            return
+        if way.far in self._selector.get_map():
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if way.waiting else 0)
+            self._selector.modify(way.far, events)
+
+    def _drop(self, one: socket.socket, *, reset: bool = False) -> None:
+        way = self._ways.get(one)
+        if way is None:
+            return
+        for end in (way.near, way.far):
+            self._ways.pop(end, None)
+            try:
+                self._selector.unregister(end)
+            except KeyError:
+                pass
+            if reset:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            end.close()

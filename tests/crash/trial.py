@@ -1,0 +1,207 @@
+"""What a row works with: a broker, workers of its own, a history, a seeded source of chance, and figures to report."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import signal
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.crash import history
+from tests.crash.own_servers import OwnRabbit, OwnRedis
+from tests.integration.lab import Lab, Worker, clean, load_deeds
+from tests.servers import VARIABLES
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from queuelib import Job
+
+__all__ = ["Trial"]
+
+_KINDS = {"sqlite": "sqlite", "redis": "redis", "rabbitmq": "amqp"}  # as the lab calls them
+DEFAULT_LEASE = 15.0
+
+
+class Trial:
+    """One row on one broker with one seed.
+
+    Attributes:
+        broker: sqlite, redis or rabbitmq.
+        seed: What `chance` was made from; the same seed makes the same schedule.
+        chance: The only source of randomness.
+        lease: Seconds of the lease on Redis; other durations are given in leases.
+        folder: Where its files are.
+        figures: What it measured, by name: lists of seconds, counts.
+        options: Further options of the URL on RabbitMQ, `name=value`; to be said before `lab` and workers.
+    """
+
+    def __init__(self, broker: str, seed: int, lease: float, folder: Path) -> None:
+        self.broker = broker
+        self.seed = seed
+        self.chance = random.Random(f"{seed} {broker}")
+        self.lease = lease
+        self.folder = folder
+        self.figures: dict[str, Any] = {}
+        self.options: list[str] = []
+        self.path = str(folder / "history")
+        self._stack = ExitStack()
+        self._lab: Lab | None = None
+        self._server: OwnRedis | OwnRabbit | None = None
+        self._url = ""
+
+    # The broker.
+
+    @property
+    def server(self) -> Any:
+        """A server of this row's own, which it may harm: `OwnRedis` or `OwnRabbit`; ask before `lab` and workers."""
+        if self._server is None:
+            assert self._lab is None, "the lab was opened on the shared server"
+            made: OwnRedis | OwnRabbit = OwnRedis(self.folder) if self.broker == "redis" else OwnRabbit(self.folder)
+            self._stack.enter_context(made)
+            self._server = made
+        return self._server
+
+    @property
+    def url(self) -> str:
+        """URL of the broker, with the options of this trial."""
+        if not self._url:
+            self._url = self.url_at(self._server.port if self._server is not None else None)
+        return self._url
+
+    def go_through(self, port: int) -> None:
+        """Let the lab and all workers reach the server through a port of 127.0.0.1; call it before `lab`."""
+        assert self._lab is None
+        self._url = self.url_at(port)
+
+    def url_at(self, port: int | None) -> str:
+        """Return the URL of the broker on another port of 127.0.0.1; None for the shared server."""
+        if self.broker == "sqlite":
+            return f"sqlite:///{self.folder}/jobs.db"
+        if self.broker == "redis":
+            base = os.environ[VARIABLES["redis"]] if port is None else f"redis://127.0.0.1:{port}/0"
+            return f"{base}?lease={self.lease:g}"
+        base = os.environ[VARIABLES["rabbitmq"]] if port is None else f"amqp://guest:guest@127.0.0.1:{port}//"
+        return f"{base}?{'&'.join([f'heartbeat={self.heartbeat:g}', *self.options])}"
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds between heartbeats on RabbitMQ: 20 at the default lease, and shorter with it."""
+        return max(1, round(20 * self.lease / DEFAULT_LEASE))
+
+    # Clients, workers, jobs.
+
+    @property
+    def lab(self) -> Lab:
+        """A namespace on the broker, a client in this process (`lab.deeds`, `lab.dispatcher`), and starters of workers."""
+        if self._lab is None:
+            namespace = f"crash{secrets.token_hex(4)}"
+            self._lab = Lab(_KINDS[self.broker], self.url, namespace, self.folder, load_deeds(self.url, namespace))
+        return self._lab
+
+    @property
+    def deeds(self) -> Any:
+        """The user's module (tests/integration/apps/deeds.py), connected to this broker."""
+        return self.lab.deeds
+
+    def worker(self, *options: str, processes: int = 2, **environment: str) -> Worker:
+        """Start a worker and wait until it serves; it is stopped at the end."""
+        return self.lab.ready_worker("--processes", str(processes), *options, **environment)
+
+    def submit(self, count: int, gate: str = "", prefix: str = "j") -> dict[str, Job[str]]:
+        """Submit `mark` jobs (start, wait for the gate file, finish); return them by label."""
+        labels = [f"{prefix}{i}" for i in range(count)]
+        jobs = self.deeds.mark.submit_many([(self.path, label, gate) for label in labels])
+        return dict(zip(labels, jobs, strict=True))
+
+    # What ran.
+
+    def runs(self) -> list[history.Run]:
+        """Return what ran so far."""
+        return history.read(self.path)
+
+    def starts(self, label: str) -> int:
+        """Count the starts of a label."""
+        return sum(run.label == label for run in self.runs())
+
+    def await_starts(self, count: int, within: float = 30.0) -> list[history.Run]:
+        """Wait until so many runs have started, of whatever jobs; return them."""
+        eventually(lambda: len(self.runs()) >= count, within=within, message=f"{count} starts")
+        return self.runs()
+
+    def await_again(self, label: str, within: float) -> float:
+        """Wait until a job has started a second time; return when, in wall time."""
+        eventually(lambda: self.starts(label) > 1, within=within, message=f"{label} started again")
+        return [run for run in self.runs() if run.label == label][1].start
+
+    # Faults.
+
+    def kill_child(self, pid: int) -> float:
+        """Kill one process with SIGKILL, note it, and return the time."""
+        history.note_kill(self.path, [pid])
+        os.kill(pid, signal.SIGKILL)
+        return time.time()
+
+    def kill_worker(self, worker: Worker) -> float:
+        """Kill a worker and its children with SIGKILL, note it, and return the time."""
+        pids = {run.pid for run in self.runs()}
+        worker.kill()
+        history.note_kill(self.path, pids & _dead(pids))
+        return time.time()
+
+    # The end.
+
+    def measure(self, name: str, seconds: float) -> None:
+        """Report a duration in seconds."""
+        self.figures.setdefault(name, []).append(round(seconds, 3))
+
+    def finish(self, jobs: Mapping[str, Job[str]], within: float = 60.0) -> None:
+        """Wait until every job has succeeded with its own label.
+
+        Raises:
+            AssertionError: One has not, or with another value; the message counts and names some.
+        """
+        end = time.monotonic() + within
+        wrong: list[str] = []
+        for label, job in jobs.items():
+            try:
+                value = job.result(timeout=max(0.05, end - time.monotonic()))
+                if value != label:
+                    wrong.append(f"{label} gave {value!r}")
+            except Exception as error:  # noqa: BLE001 - every way not to succeed is reported alike
+                wrong.append(f"{label}: {type(error).__name__}: {error}")
+        assert not wrong, f"{len(wrong)} of {len(jobs)} jobs did not succeed: {wrong[:5]}"
+
+    def check(
+        self,
+        accepted: Iterable[str],
+        *,
+        in_doubt: Iterable[str] = (),
+        unfinished: Iterable[str] = (),
+        faults: int = 0,
+    ) -> None:
+        """Hold the history against what was accepted; see `history.check`."""
+        runs = self.runs()
+        verdict = history.check(runs, accepted, in_doubt=in_doubt, unfinished=unfinished, faults=faults)
+        self.figures["runs"] = len(runs)
+        assert verdict.is_clean, str(verdict)
+
+    def close(self) -> None:
+        """End what was started here and remove what it left on a shared server."""
+        lab = self._lab
+        try:
+            if lab is not None:
+                lab.close()
+                if self._server is None:
+                    clean(lab.kind, lab.url, lab.namespace)
+        finally:
+            self._stack.close()
+
+
+def _dead(pids: Iterable[int]) -> set[int]:
+    return {pid for pid in pids if not Path(f"/proc/{pid}").exists()}
