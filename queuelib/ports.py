@@ -203,6 +203,10 @@ class HeldQueues(Protocol):
         """Seconds for which the server lets a message be in hand."""
         ...
 
+    def learn(self, complaint: str) -> None:
+        """Read from an error of the server that the limit is another one."""
+        ...
+
     def arguments(self, queue: str) -> Mapping[str, Any]:
         """Return with which arguments one is declared from which `queue` gets at once what nobody holds any more."""
         ...

@@ -69,6 +69,8 @@ class Link:
             raise
         except self._errors as error:
             self.is_dead = True
+            if self.settings.held is not None:
+                self.settings.held.learn(str(error))
             msg = f"{self.place}: {type(error).__name__}: {mask(str(error))}"
             raise BrokerUnavailable(msg) from error
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _LIMIT = 60  # seconds: the server's; it looks once a minute, so that 60 to 120 s pass before it takes a message back
 _LENGTH = 300.0  # seconds of the job
+_SHORT_LIMIT, _LOOK_EVERY, _SHORT_LENGTH = 4.0, 0.5, 16.0  # seconds: the same in small
 
 
 @row(31, "a job of 5 minutes, consumer_timeout 1 minute", brokers=["rabbitmq"], within=480, seconds=315, is_long=True)
@@ -41,15 +42,52 @@ def longer_than_the_limit_untold(trial: Trial) -> None:
     assert {run.label for run in trial.runs() if run.is_finished} == set(jobs)
 
 
+@row(31, "the same in small: consumer_timeout 4 s", variant="small", brokers=["rabbitmq"], seconds=35)
+def longer_than_a_small_limit(trial: Trial) -> None:
+    """The job starts once; the server never complained."""
+    _set_limit(trial, _SHORT_LIMIT, _LOOK_EVERY)
+    trial.options = [f"consumer_timeout={_SHORT_LIMIT:g}"]
+    jobs = _run_beside_a_second(trial, _SHORT_LENGTH)
+    assert trial.starts("j0") == 1
+    trial.finish(jobs)
+    trial.check(jobs)
+
+
+@row(31, "a worker learns the limit", variant="learned", brokers=["rabbitmq"], seconds=45)
+def learned_limit(trial: Trial) -> None:
+    """What the server takes back for being late is taken again and answered for by the run that goes on; then never."""
+    _set_limit(trial, _SHORT_LIMIT, _LOOK_EVERY)
+    gate = trial.lab.gate()
+    worker = trial.worker()
+    jobs = trial.submit(1, gate.path)
+    trial.await_starts(1)
+    worker.await_word("406")
+    worker.await_word("consumer_timeout=4")
+    let_pass(2 * _SHORT_LENGTH)
+    assert worker.said.count("406") == 1, worker.said
+    gate.open()
+    trial.finish(jobs)
+    trial.check(jobs)
+
+
+def _set_limit(trial: Trial, limit: float, look_every: float) -> None:
+    for name, seconds in (("consumer_timeout", limit), ("channel_tick_interval", look_every)):
+        trial.server.ctl("eval", f"application:set_env(rabbit, {name}, {seconds * 1000:.0f}).")
+
+
 def _run_long(trial: Trial, *, said: int) -> dict[str, Job[str]]:
-    trial.server.ctl("eval", f"application:set_env(rabbit, consumer_timeout, {_LIMIT * 1000}).")
+    _set_limit(trial, _LIMIT, 60.0)
     trial.options = [f"consumer_timeout={said}"]
+    return _run_beside_a_second(trial, _LENGTH)
+
+
+def _run_beside_a_second(trial: Trial, seconds: float) -> dict[str, Job[str]]:
     gate = trial.lab.gate()
     trial.worker("--name", "first", processes=1)
     jobs = trial.submit(1, gate.path)
     trial.await_starts(1)
     trial.worker("--name", "second", processes=1)
-    let_pass(_LENGTH)
+    let_pass(seconds)
     gate.open()
     return jobs
 
