@@ -70,6 +70,26 @@ def learned_limit(trial: Trial) -> None:
     trial.check(jobs)
 
 
+@row(31, "kill -9 of the server while jobs have moved", variant="server", brokers=["rabbitmq"], seconds=40)
+def server_killed_after_a_move(trial: Trial) -> None:
+    """What has moved is on the server's disk: it comes again, and the runs that go on answer for it."""
+    server = trial.server
+    trial.options = ["consumer_timeout=4"]
+    gate = trial.lab.gate()
+    trial.worker(processes=4)
+    jobs = trial.submit(2, gate.path)
+    trial.await_starts(2)
+    let_pass(4.0 + 2.0 * trial.chance.random())
+    server.kill()
+    server.start()
+    let_pass(12.0)  # a worker tries again after 10 s at most
+    more = trial.submit(1, prefix="after")
+    trial.finish(more)
+    gate.open()
+    trial.finish(jobs)
+    trial.check({**jobs, **more})
+
+
 def _set_limit(trial: Trial, limit: float, look_every: float) -> None:
     for name, seconds in (("consumer_timeout", limit), ("channel_tick_interval", look_every)):
         trial.server.ctl("eval", f"application:set_env(rabbit, {name}, {seconds * 1000:.0f}).")

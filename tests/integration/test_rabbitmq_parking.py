@@ -250,6 +250,19 @@ def test_settled_while_its_copy_is_on_the_way(taker: Callable[..., Taker], monke
     assert other.lane.take({"red": 1}) == []
 
 
+def test_death_with_a_copy_on_the_way(taker: Callable[..., Taker], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that dies before its originals are acknowledged leaves both; each says that it was in hand."""
+    one, other = taker(), taker()
+    one.lane.publish([frame()], 5.0)
+    one.take(1)
+    monkeypatch.setattr("queuelib.broker.parking._WAIT", 0.0)
+    one.hold()
+    one.abort()
+    both = other.take(2)
+    assert all(delivery.redelivered for delivery in both)
+    assert other.lane.acknowledge(both) == []
+
+
 def test_refused_copies_are_tried_again(
     taker: Callable[..., Taker], url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
