@@ -13,6 +13,7 @@ from typing import Any
 __all__ = ["Held"]
 
 _TIME_TO_LIVE = 1000  # milliseconds that a message may be there without being in hand; it is handed over at once
+_KEPT = 48  # times the limit, a day by default: as long as a color's queue may be out of the server's reach
 _SHORTEST_USE = 60.0  # seconds
 # The text of error 406, in RabbitMQ 3.10: nothing else over AMQP says what the limit is.
 _COMPLAINT = re.compile(r"delivery acknowledgement .* timed out.* used: (\d+) ms")
@@ -52,8 +53,8 @@ class Held:
             "x-message-ttl": _TIME_TO_LIVE,
             "x-dead-letter-exchange": "",
             "x-dead-letter-routing-key": queue,
-            # Nobody consumes it any more; all that was in it has gone long before.
-            "x-expires": int(max(2 * self.limit, _SHORTEST_USE) * 1000),
+            # Nobody consumes it any more, and all that was in it has gone long before.
+            "x-expires": int(max(_KEPT * self.limit, _SHORTEST_USE) * 1000),
         }
         if self._is_replicated:
             arguments |= {

@@ -81,7 +81,7 @@ class Parking:
     def close(self) -> None:
         """Delete the queues in which nothing is left; others the server deletes once nobody has used them for long."""
         for held in self._held.values():
-            if not held.unsettled and not held.is_waiting:
+            if held.is_empty:
                 held.delete()
         self._held.clear()
 
@@ -145,7 +145,13 @@ class _HeldRing(Ring):
         self._moves: dict[int, _Move] = {}  # under way
         self._numbers: dict[int, Any] = {}  # under which number what has moved is in hand
         self._count = itertools.count(1)
+        self._has_returned = False
         self._consume(_MANY)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether certainly nothing is in the queue: the server may not have moved on yet what was returned."""
+        return not self.unsettled and not self._moves and not self._has_returned
 
     @property
     def is_waiting(self) -> bool:
@@ -200,6 +206,7 @@ class _HeldRing(Ring):
     def requeue(self, number: Any) -> None:
         """Return one message to the queue of its color, where it counts as redelivered."""
         del self.unsettled[number]
+        self._has_returned = True
         self.channel.raw.basic_reject(number, requeue=False)  # the server moves it on
 
     def close_room(self) -> None:

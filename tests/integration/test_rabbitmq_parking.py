@@ -195,6 +195,17 @@ def test_given_back_after_a_move(taker: Callable[..., Taker]) -> None:
     assert one.lane.acknowledge(held) == held
 
 
+def test_given_back_at_the_very_end(taker: Callable[..., Taker]) -> None:
+    """What has moved and is given back as the last thing before a polite end is not lost with the worker's queue."""
+    one, other = taker(), taker()
+    one.lane.publish([frame(b"%d" % number) for number in range(100)], 5.0)
+    held = one.take(100)
+    one.hold()
+    one.lane.give_back(held)
+    one.lane.close()
+    assert len({delivery.frame for delivery in other.take(100)}) == 100
+
+
 def test_what_nobody_asked_for_returns(taker: Callable[..., Taker]) -> None:
     """A message that waits unclaimed in a lane for half of the limit goes back to the queue, to others."""
     one, other = taker(), taker()
