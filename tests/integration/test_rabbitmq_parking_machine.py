@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.integration.test_rabbitmq_parking import LIMIT, Taker, frame, plain_connection
 from tests.waiting import eventually
@@ -23,6 +24,7 @@ class Machine(RuleBasedStateMachine):
     """Two takers and a queue."""
 
     url = ""
+    moves = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,6 +40,11 @@ class Machine(RuleBasedStateMachine):
         """Connect."""
         return Taker(self.url, self.namespace)
 
+    @initialize(count=st.integers(3, 9))
+    def begin(self, count: int) -> None:
+        """Have something to take."""
+        self.publish(count)
+
     @rule(count=st.integers(1, 5))
     def publish(self, count: int) -> None:
         """Publish some frames."""
@@ -49,7 +56,13 @@ class Machine(RuleBasedStateMachine):
     @rule(which=WHICH, count=st.integers(1, 4))
     def take(self, which: int, count: int) -> None:
         """Take what is there."""
-        for delivery in self.takers[which].lane.take({"red": count}):
+        if len(self.open_frames) == sum(map(len, self.in_hand)):
+            return
+        end = time.monotonic() + 0.5  # the other one may have it
+        taken: list[Delivery] = []
+        while not taken and time.monotonic() < end:
+            taken = self.takers[which].lane.take({"red": count})
+        for delivery in taken:
             self.receive(delivery)
             self.in_hand[which].append(delivery)
 
@@ -60,10 +73,13 @@ class Machine(RuleBasedStateMachine):
             assert delivery.frame in self.open_frames
             assert delivery.frame not in held
 
-    @rule(which=WHICH)
-    def hold(self, which: int) -> None:
-        """Have all in hand for half of the limit."""
+    @rule(which=WHICH, count=st.integers(1, 4))
+    def hold(self, which: int, count: int) -> None:
+        """Take some more, and have all in hand for half of the limit."""
+        self.take(which, count)
+        before = [one.tag for one in self.in_hand[which]]
         self.takers[which].hold(LIMIT / 2)
+        type(self).moves += sum(one.tag != tag for one, tag in zip(self.in_hand[which], before, strict=True))
         self.queues.update(self.takers[which].held_queues)
 
     @rule(which=WHICH, at=st.integers(0, 9))
@@ -129,9 +145,10 @@ def test_machine(amqp_url: str) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         OnServer,
         settings=settings(
-            max_examples=10,
-            stateful_step_count=25,
+            max_examples=8,
+            stateful_step_count=20,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+    assert OnServer.moves
