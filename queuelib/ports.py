@@ -20,6 +20,7 @@ __all__ = [
     "Cancelled",
     "DelayExchanges",
     "Delivery",
+    "HeldQueues",
     "Lane",
     "Outgoing",
     "QuarantineItem",
@@ -162,6 +163,7 @@ class TransportSettings:
         confirms: Publishes are confirmed by the server, in batches, and unroutable ones returned.
         notes: Looks at the very server and returns what a worker should say at its start; may take a second.
         delays: Ladder of waiting queues, where the transport has no delays of its own: see `DelayExchanges`.
+        held: Queues for what is in hand for long, where the server bounds that: see `HeldQueues`.
     """
 
     url: str
@@ -172,6 +174,7 @@ class TransportSettings:
     queue_arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     confirms: bool = False
     delays: DelayExchanges | None = None
+    held: HeldQueues | None = None
     notes: Callable[[], Sequence[str]] = tuple
 
 
@@ -189,6 +192,23 @@ class DelayExchanges(Protocol):
 
     def declare(self, connection: Any, queue: str) -> None:
         """Make sure, through a kombu connection, that every way to `queue` exists."""
+        ...
+
+
+class HeldQueues(Protocol):
+    """Queues of a worker's own, to which it moves what it has in hand before the server takes that back."""
+
+    @property
+    def limit(self) -> float:
+        """Seconds for which the server lets a message be in hand."""
+        ...
+
+    def learn(self, complaint: str) -> None:
+        """Read from an error of the server that the limit is another one."""
+        ...
+
+    def arguments(self, queue: str) -> Mapping[str, Any]:
+        """Return with which arguments one is declared from which `queue` gets at once what nobody holds any more."""
         ...
 
 

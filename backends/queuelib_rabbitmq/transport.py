@@ -10,15 +10,18 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from queuelib.errors import ConfigurationError
 from queuelib.ports import Redelivery, TransportCapabilities, TransportSettings
 from queuelib.settings import mask
+from queuelib_rabbitmq.held import Held
 from queuelib_rabbitmq.ladder import Ladder
 
 __all__ = ["Address", "parse", "settings"]
 
 _HEARTBEAT = 20  # seconds; below 5 a busy machine looks dead, and the default minute finds a dead peer late
 _RECOVERY = 1.0  # seconds until the server has noticed a closed connection and delivered again; measured: 2 ms
-_CONSUMER_TIMEOUT = 30 * 24 * 3600 * 1000  # milliseconds a job may run; before RabbitMQ 3.12 nobody reads it
+_CONSUMER_TIMEOUT = 1800  # seconds for which a server lets a message be in hand, unless its settings say otherwise
+_SHORTEST_TIMEOUT = 2  # seconds; half of it is two of the looks that a worker takes
+_QUEUE_TIMEOUT = 30 * 24 * 3600 * 1000  # milliseconds, the same for each queue; before RabbitMQ 3.12 nobody reads it
 _DELIVERY_LIMIT = 1_000_000  # polite returns count too; -1 would drop at the first return on 3.x
-_OPTIONS = ("queue_type", "heartbeat", "ca", "cert", "key", "verify")
+_OPTIONS = ("queue_type", "heartbeat", "consumer_timeout", "ca", "cert", "key", "verify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Address:
         tls: Options of py-amqp for TLS, or None for plain TCP.
         heartbeat: Seconds.
         is_replicated: Whether queues are quorum queues.
+        consumer_timeout: Seconds for which the server lets a message be in hand.
     """
 
     host: str
@@ -44,6 +48,7 @@ class Address:
     tls: dict[str, Any] | None
     heartbeat: int
     is_replicated: bool
+    consumer_timeout: int
 
     @property
     def server(self) -> tuple[str, int, str]:
@@ -80,6 +85,10 @@ def parse(url: str) -> Address:
     if queue_type not in {"quorum", "classic"} or not heartbeat.isdigit() or int(heartbeat) < 1:
         msg = f"{mask(url)!r}: queue_type is quorum or classic, heartbeat a number of seconds from 1"
         raise ConfigurationError(msg)
+    consumer_timeout = options.get("consumer_timeout", str(_CONSUMER_TIMEOUT))
+    if not consumer_timeout.isdigit() or int(consumer_timeout) < _SHORTEST_TIMEOUT:
+        msg = f"{mask(url)!r}: consumer_timeout is the server's own in seconds, from {_SHORTEST_TIMEOUT}"
+        raise ConfigurationError(msg)
     is_tls = parts.scheme.lower() == "amqps"
     host = parts.hostname or "localhost"
     path = parts.path.removeprefix("/")
@@ -92,6 +101,7 @@ def parse(url: str) -> Address:
         tls=_tls(options, host, url) if is_tls else None,
         heartbeat=int(heartbeat),
         is_replicated=queue_type == "quorum",
+        consumer_timeout=int(consumer_timeout),
     )
 
 
@@ -105,7 +115,7 @@ def settings(url: str, namespace: str) -> TransportSettings:
     connection: dict[str, Any] = {"heartbeat": address.heartbeat}
     if address.tls is not None:
         connection["ssl"] = address.tls
-    arguments: dict[str, Any] = {"x-consumer-timeout": _CONSUMER_TIMEOUT}
+    arguments: dict[str, Any] = {"x-consumer-timeout": _QUEUE_TIMEOUT}
     if address.is_replicated:
         arguments |= {"x-queue-type": "quorum", "x-delivery-limit": _DELIVERY_LIMIT}
     return TransportSettings(
@@ -122,6 +132,7 @@ def settings(url: str, namespace: str) -> TransportSettings:
         queue_arguments=arguments,
         confirms=True,
         delays=Ladder(namespace, is_replicated=address.is_replicated),
+        held=Held(address.consumer_timeout, is_replicated=address.is_replicated),
     )
 
 

@@ -13,6 +13,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from queuelib import plugins
 from queuelib.broker.batch import BatchLane
+from queuelib.clock import SYSTEM, Clock
 from queuelib.errors import BrokerUnavailable, ConfigurationError, QueuelibError
 from queuelib.ports import TransportCapabilities, TransportSettings
 from queuelib.settings import mask
@@ -53,7 +54,7 @@ def settings_for(url: str, namespace: str) -> TransportSettings:
     return TransportSettings(url=kombu_url, capabilities=TransportCapabilities(), confirms=False)
 
 
-def open_lane(settings: TransportSettings, namespace: str, deadline: float) -> Lane:
+def open_lane(settings: TransportSettings, namespace: str, deadline: float, *, clock: Clock = SYSTEM) -> Lane:
     """Connect within `deadline` seconds and return a lane.
 
     Raises:
@@ -69,7 +70,7 @@ def open_lane(settings: TransportSettings, namespace: str, deadline: float) -> L
     _connect(connection, settings.url, deadline)
     from queuelib.broker.consumer import ConsumerLane  # noqa: PLC0415 - kombu's messaging layer, unneeded on SQLite
 
-    return ConsumerLane(connection, settings, namespace)
+    return ConsumerLane(connection, settings, namespace, clock=clock)
 
 
 class Publisher:

@@ -59,8 +59,8 @@ class ConfirmedChannel:
             channel.events["basic_return"].add(self._on_return)
             channel.confirm_select()
 
-    def send(self, parcel: Parcel) -> None:
-        """Write one message; the answer is noted when the connection is drained."""
+    def send(self, parcel: Parcel) -> int:
+        """Write one message; return under which number it is unconfirmed until the server's answer was drained."""
         properties: dict[str, Any] = {"delivery_mode": _PERSISTENT}
         self._sequence += 1
         self.unconfirmed[self._sequence] = parcel
@@ -79,6 +79,7 @@ class ConfirmedChannel:
         else:
             self.raw.basic_publish(message, exchange=parcel.exchange, routing_key=key)
             del self.unconfirmed[self._sequence]  # its return is the answer; until then nobody knows
+        return self._sequence
 
     def take_refused(self) -> list[Parcel]:
         """Return, once, what the server returned or refused."""

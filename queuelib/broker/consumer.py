@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from queuelib.broker.confirms import ConfirmedChannel, Parcel
 from queuelib.broker.incoming import DUE, FIRST_AT
 from queuelib.broker.link import Link
+from queuelib.broker.parking import Parking
 from queuelib.broker.post import Post
 from queuelib.broker.ring import Ring, Tag
 from queuelib.clock import SYSTEM, Clock
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["ConsumerLane"]
 
 _FRESH_WAIT = 0.005  # seconds that the first messages of a new consumer take, waited for once
+_CLOSE_WAIT = 1.0  # seconds for what is tidied up before a polite end
 _EARLY = 60.0  # seconds; less than this before its due time a frame is the core's to hold, and clocks differ
-_QUEUE_LIMITS = (3, 12)  # RabbitMQ from here on honors a consumer timeout for each queue
 _incarnations = itertools.count(1)
 
 
@@ -57,6 +58,9 @@ class ConsumerLane:
         self._prefix = namespace + "."
         self._clock = clock
         self._rings: dict[str, Ring] = {}
+        self._parking: Parking | None = None
+        if settings.held is not None and self._link.product == "RabbitMQ":
+            self._parking = Parking(self._link, settings.held, self._prefix, self.incarnation, clock)
         self._publisher: ConfirmedChannel | None = None
         self._parked: list[tuple[float, int, Delivery]] = []  # due, tie-break: where nobody else can hold it
 
@@ -96,7 +100,7 @@ class ConsumerLane:
         tag = delivery.tag
         if not isinstance(tag, Tag) or tag.incarnation != self.incarnation:
             return False
-        return tag.number in self._rings[tag.color].unsettled
+        return tag.number in tag.ring.unsettled
 
     def send_on(self, parcels: Mapping[str, Sequence[Parcel]], deadline: float) -> None:
         """Publish on the channels that hold some colors' deliveries, and wait until all is confirmed.
@@ -135,15 +139,15 @@ class ConsumerLane:
     def acknowledge(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Acknowledge; return those that came over a connection which is gone, or were settled before."""
         lost: list[Delivery] = []
-        by_color: dict[str, list[Any]] = {}
+        by_ring: dict[Ring, list[Any]] = {}
         for delivery in deliveries:
             if self.is_ours(delivery):
-                by_color.setdefault(delivery.tag.color, []).append(delivery.tag.number)
+                by_ring.setdefault(delivery.tag.ring, []).append(delivery.tag.number)
             else:
                 lost.append(delivery)
         with self._link.guarded():
-            for color, numbers in by_color.items():
-                self._rings[color].acknowledge(numbers)
+            for ring, numbers in by_ring.items():
+                ring.acknowledge(numbers)
         return lost
 
     def give_back(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
@@ -152,7 +156,7 @@ class ConsumerLane:
         if delay <= 0:
             with self._link.guarded():
                 for delivery in reversed(ours):  # each goes to the front of a classic queue
-                    self._rings[delivery.tag.color].requeue(delivery.tag.number)
+                    delivery.tag.ring.requeue(delivery.tag.number)
         elif self.capabilities.delays:
             self._send_to_wait(ours, self._clock.wall() + delay)
         else:
@@ -160,11 +164,13 @@ class ConsumerLane:
                 heapq.heappush(self._parked, (self._clock.wall() + delay, id(delivery), delivery))
 
     def renew(self) -> float:
-        """Read what has arrived, and beat: the server ends a silent connection."""
+        """Read what has arrived, and beat: the server ends a silent connection. Keep what is in hand for long."""
         with self._link.guarded():
             self._link.drain()
             if self._link.has_socket:
                 self._link.connection.heartbeat_check()
+            if self._parking is not None:
+                self._parking.park(self._rings)
         return self._link.silence()
 
     def find_lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
@@ -197,26 +203,18 @@ class ConsumerLane:
 
     def notes(self) -> list[str]:
         """Say what is weaker on this server."""
-        return [*self.settings.notes(), *self._consumer_timeout()]
-
-    def _consumer_timeout(self) -> list[str]:
-        if not self._link.has_socket:
-            return []
-        with self._link.guarded():
-            properties = self._link.connection.connection.server_properties
-        version = str(properties.get("version", ""))
-        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-        if properties.get("product") != "RabbitMQ" or numbers >= _QUEUE_LIMITS:
-            return []
-        text = (
-            f"RabbitMQ {version} takes a message back from its worker after 30 minutes (consumer_timeout) and has no "
-            "such limit for each queue: a job that runs longer than 15 minutes may run twice here. Raise "
-            "consumer_timeout in rabbitmq.conf, or use RabbitMQ 3.12 or later"
-        )
-        return [text]
+        return list(self.settings.notes())
 
     def close(self) -> None:
-        """End the connection politely within a second; what was not settled is for others at once."""
+        """End the connection politely within a second or two; what was not settled is for others at once."""
+        if self._parking is not None and not self._link.is_dead:
+            try:
+                with self._link.guarded(_CLOSE_WAIT):
+                    self._parking.close()
+            except BrokerUnavailable:
+                pass  # it is gone either way
+        for ring in self._rings.values():
+            ring.unsettled.clear()  # it is nobody's here any more
         self._link.close()
 
     def _publishing(self) -> ConfirmedChannel:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["CONTENT_TYPE", "DUE", "FIRST_AT", "Arrival", "Incoming", "arrival_of"]
+__all__ = ["CONTENT_TYPE", "DUE", "FIRST_AT", "HELD", "Arrival", "Incoming", "arrival_of"]
 
 CONTENT_TYPE = "application/x-queuelib"
 FIRST_AT = "ql-at"  # header: wall time of the first publication
 DUE = "ql-due"  # header: wall time before which nobody may start it
+HELD = "ql-held"  # header: it was in hand for long, and this is the copy under which it stayed there
 
 _CHUNK = 32 * 1024  # bytes asked of the kernel at once
 _PATIENT = 16 * 1024  # bytes of a delivery whose rest is waited for here; py-amqp gathers larger ones
@@ -69,9 +70,9 @@ def arrival_of(message: Any) -> Arrival:
     body = message.body
     body = body if isinstance(body, bytes) else bytes(body, "utf-8") if isinstance(body, str) else bytes(body)
     headers = message.headers or {}
-    is_redelivered = bool(message.delivery_info.get("redelivered") or headers.get("x-delivery-count"))
+    was_in_hand = message.delivery_info.get("redelivered") or headers.get("x-delivery-count") or HELD in headers
     first_at, due = _time(headers.get(FIRST_AT)), _time(headers.get(DUE))
-    return Arrival(message.delivery_tag, body, is_redelivered, first_at, due or 0.0)
+    return Arrival(message.delivery_tag, body, bool(was_in_hand), first_at, due or 0.0)
 
 
 class Incoming:

@@ -69,8 +69,15 @@ class Link:
             raise
         except self._errors as error:
             self.is_dead = True
+            if self.settings.held is not None:
+                self.settings.held.learn(str(error))
             msg = f"{self.place}: {type(error).__name__}: {mask(str(error))}"
             raise BrokerUnavailable(msg) from error
+
+    @property
+    def product(self) -> str:
+        """What the server calls itself; empty where it is none."""
+        return str(self.connection.connection.server_properties.get("product", "")) if self.has_socket else ""
 
     def limit(self, seconds: float) -> None:
         """Let each read and write from here on take no longer than this."""

@@ -27,7 +27,7 @@ class Tag(NamedTuple):
     """What names a delivery: its numbers start again with every lane, so the lane's own number is part of it."""
 
     incarnation: int
-    color: str
+    ring: Ring
     number: Any
 
 
@@ -37,13 +37,15 @@ class Ring:
     def __init__(self, channel: ConfirmedChannel, color: str, queue: str, incarnation: int, *, is_amqp: bool) -> None:
         self.channel = channel
         self.queue = queue
-        self.unsettled: dict[Any, None] = {}  # delivery numbers in order of arrival
+        self.unsettled: dict[Any, Delivery | None] = {}  # by number, in order of arrival; None until handed out
         self._color = color
         self._incarnation = incarnation
         self._is_amqp = is_amqp
         self._arrived: deque[Arrival] = deque()
         self._consumers: dict[str, int] = {}  # consumer tag -> prefetch
         self._wide_since: float | None = None
+        self._marks: deque[tuple[float, Any]] = deque()  # when a number was the latest that had arrived
+        self._latest: Any = 0
 
     @property
     def prefetch(self) -> int:
@@ -71,12 +73,14 @@ class Ring:
     def hand_out(self, count: int, now: float) -> list[tuple[Delivery, float]]:
         """Return at most `count` of what has arrived, each with the wall time before which it must not start."""
         arrived = self._arrived
-        color, incarnation = self._color, self._incarnation
+        color, incarnation, unsettled = self._color, self._incarnation, self.unsettled
         taken: list[tuple[Delivery, float]] = []
         for _ in range(min(count, len(arrived))):
             number, body, is_redelivered, first_at, due = arrived.popleft()
             published = now if first_at is None else first_at
-            taken.append((Delivery(body, color, Tag(incarnation, color, number), is_redelivered, published), due))
+            delivery = Delivery(body, color, Tag(incarnation, self, number), is_redelivered, published)
+            unsettled[number] = delivery
+            taken.append((delivery, due))
         return taken
 
     def acknowledge(self, numbers: Sequence[Any]) -> None:
@@ -106,6 +110,33 @@ class Ring:
         """Keep what has arrived until it is handed out."""
         self.unsettled[arrival.number] = None
         self._arrived.append(arrival)
+
+    def overdue(self, age: float, now: float) -> list[Any]:
+        """Return the numbers of what has been unsettled for `age` seconds, and not more than a call longer.
+
+        `now` is any clock in seconds. Ages count from call to call, so that an arrival costs nothing.
+        """
+        latest = next(reversed(self.unsettled), None)
+        if latest is not None and (not self._marks or self._marks[-1][1] != latest):
+            self._marks.append((now, latest))
+        while self._marks and now - self._marks[0][0] >= age:
+            self._latest = self._marks.popleft()[1]
+        found: list[Any] = []
+        for number in self.unsettled:
+            if number > self._latest:
+                break
+            found.append(number)
+        return found
+
+    def close_room(self) -> None:
+        """Let the server send nothing more until there is room again: what is about to leave here makes none."""
+        self._cancel(list(self._consumers))
+
+    def return_unclaimed(self) -> None:
+        """Return to the queue what has arrived and nobody has asked for."""
+        self.close_room()
+        while self._arrived:
+            self.requeue(self._arrived.pop().number)  # each goes to the front of a classic queue
 
     def _receive_message(self, message: Any) -> None:
         self.receive(arrival_of(message))

@@ -39,6 +39,7 @@ class Trial:
         lease: Seconds of the lease on Redis; other durations are given in leases.
         folder: Where its files are.
         figures: What it measured, by name: lists of seconds, counts.
+        options: Further options of the URL on RabbitMQ, `name=value`; to be said before `lab` and workers.
     """
 
     def __init__(self, broker: str, seed: int, lease: float, folder: Path) -> None:
@@ -48,6 +49,7 @@ class Trial:
         self.lease = lease
         self.folder = folder
         self.figures: dict[str, Any] = {}
+        self.options: list[str] = []
         self.path = str(folder / "history")
         self._stack = ExitStack()
         self._lab: Lab | None = None
@@ -95,7 +97,7 @@ class Trial:
             base = os.environ[VARIABLES["redis"]] if port is None else f"redis://127.0.0.1:{port}/0"
             return f"{base}?lease={self.lease:g}"
         base = os.environ[VARIABLES["rabbitmq"]] if port is None else f"amqp://guest:guest@127.0.0.1:{port}//"
-        return f"{base}?heartbeat={self.heartbeat:g}"
+        return f"{base}?{'&'.join([f'heartbeat={self.heartbeat:g}', *self.options])}"
 
     @property
     def heartbeat(self) -> float:
