@@ -48,7 +48,7 @@ class Results(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.namespace = f"m{uuid.uuid4().hex[:12]}"
-        self.bundles = [new_bundle_id(1_800_000_000.0) for _ in range(_BUNDLES)]
+        self.ids = [new_bundle_id(1_800_000_000.0) for _ in range(_BUNDLES)]
         self.unseen = new_bundle_id(1_800_000_000.0)
         self.results = self.open()
         self.expected: dict[Key, Record] = {}
@@ -62,7 +62,7 @@ class Results(RuleBasedStateMachine):
 
     def key(self, place: tuple[int, int]) -> Key:
         """Return the job at a place."""
-        return Key(self.bundles[place[0]], place[1])
+        return Key(self.ids[place[0]], place[1])
 
     @rule(places=_some_places, state=_states, attempt=st.integers(1, 3))
     def store(self, places: list[tuple[int, int]], state: str, attempt: int) -> None:
@@ -79,7 +79,7 @@ class Results(RuleBasedStateMachine):
         self.now += 1.0
         count = min(count, _SIZE - first)
         values = [codec.encode(self.now + index) for index in range(count)]
-        key = Key(self.bundles[bundle], first)
+        key = Key(self.ids[bundle], first)
         record = Record(key, SUCCEEDED, 1, body.of_results("lab.work", values), self.now, count)
         self.results.store([record] if count > 1 else body.singles(record))
         self.note(body.singles(record))

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from tests.crash import history
 from tests.crash.own_servers import OwnRabbit, OwnRedis
 from tests.integration.lab import Lab, Worker, clean, load_deeds
-from tests.servers import VARIABLES
+from tests.servers import VARIABLES, Kind
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -90,13 +90,19 @@ class Trial:
         self._url = self.url_at(port)
 
     def url_at(self, port: int | None) -> str:
-        """Return the URL of the broker on another port of 127.0.0.1; None for the shared server."""
+        """Return the URL of the broker by another port of 127.0.0.1; None for the one it has."""
         if self.broker == "sqlite":
             return f"sqlite:///{self.folder}/jobs.db"
-        if self.broker == "redis":
-            base = os.environ[VARIABLES["redis"]] if port is None else f"redis://127.0.0.1:{port}/0"
+        kind: Kind = "redis" if self.broker == "redis" else "rabbitmq"
+        base = os.environ.get(VARIABLES[kind], "")
+        if self._server is not None:
+            base = f"redis://127.0.0.1:{port}/0" if kind == "redis" else f"amqp://guest:guest@127.0.0.1:{port}//"
+        elif port is not None:
+            parts = urlsplit(base)
+            login = parts.netloc.rpartition("@")[0]
+            base = base.replace(parts.netloc, f"{login}@127.0.0.1:{port}" if login else f"127.0.0.1:{port}", 1)
+        if kind == "redis":
             return f"{base}?lease={self.lease:g}"
-        base = os.environ[VARIABLES["rabbitmq"]] if port is None else f"amqp://guest:guest@127.0.0.1:{port}//"
         return f"{base}?{'&'.join([f'heartbeat={self.heartbeat:g}', *self.options])}"
 
     @property
