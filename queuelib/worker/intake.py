@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from queuelib import body
 from queuelib.clock import Clock
 from queuelib.envelope import decode
-from queuelib.errors import DecodeError, UnsupportedVersion
+from queuelib.errors import BadSignature, DecodeError, UnsupportedVersion
 from queuelib.ids import Key, job_id
 from queuelib.outcome import QUARANTINED, QUEUED, RUNNING, Record
 from queuelib.ports import Delivery, QuarantineItem, Settled
@@ -18,7 +18,9 @@ from queuelib.settings import UNKNOWN_DELAY
 from queuelib.worker.lease import Hold
 
 if TYPE_CHECKING:
+    from queuelib.message import Bundle
     from queuelib.ports import ResultBackend
+    from queuelib.signing import Keyring
 
 __all__ = ["Intake", "Taken"]
 
@@ -46,13 +48,22 @@ class Intake:
         colors: Colors that are served here.
         patience: Seconds for which an unknown task or version is given back before it is set aside.
         clock: The clocks.
+        keys: Who may have signed a message; None: anybody may write one.
     """
 
-    def __init__(self, tasks: Collection[str], colors: Collection[str], patience: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        tasks: Collection[str],
+        colors: Collection[str],
+        patience: float,
+        clock: Clock,
+        keys: Keyring | None = None,
+    ) -> None:
         self._tasks = frozenset(tasks)
         self._colors = frozenset(colors)
         self._patience = patience
         self._clock = clock
+        self._keys = keys
 
     def read(self, deliveries: Sequence[Delivery], results: Callable[[], ResultBackend]) -> Taken:
         """Sort deliveries into those to run, to settle and to postpone.
@@ -61,26 +72,12 @@ class Intake:
             BrokerUnavailable: A redelivered one had to be looked up, and the result backend did not answer.
         """
         taken = Taken([], [], [])
-        holds: list[Hold] = []
-        for delivery in deliveries:
-            try:
-                bundle = decode(delivery.frame)
-            except UnsupportedVersion as error:
-                self._postpone(taken, delivery, str(error))
-                continue
-            except DecodeError as error:
-                taken.settled.append(self._set_aside(delivery, f"undecodable: {error}"))
-                continue
-            if bundle.task not in self._tasks:
-                self._postpone(taken, delivery, f"no worker knows the task {bundle.task!r}")
-                continue
-            if bundle.color != delivery.color and bundle.color not in self._colors:
-                taken.settled.append(self._set_aside(delivery, f"it came by {delivery.color} and is {bundle.color!r}"))
-                continue
-            holds.append(Hold(delivery, bundle))
-        redelivered = [hold for hold in holds if hold.delivery.redelivered]
-        if redelivered:
-            self._look_up(redelivered, results())
+        bundles = ((delivery, self._bundle(delivery, taken)) for delivery in deliveries)
+        holds = [Hold(delivery, bundle) for delivery, bundle in bundles if bundle is not None]
+        # Whoever can read the broker can send a signed message again: with keys, each is looked up before it starts.
+        doubtful = [hold for hold in holds if hold.delivery.redelivered or self._keys is not None]
+        if doubtful:
+            self._look_up(doubtful, results())
         for hold in holds:
             if hold.left:
                 taken.holds.append(hold)
@@ -88,14 +85,37 @@ class Intake:
                 taken.settled.append(Settled(hold.delivery, is_complete=True))
         return taken
 
-    def _look_up(self, redelivered: Sequence[Hold], results: ResultBackend) -> None:
-        """Drop the jobs of redelivered bundles that have ended or gone on elsewhere, and count their starts."""
-        places = [(hold, position) for hold in redelivered for position in range(hold.left)]
+    def _bundle(self, delivery: Delivery, taken: Taken) -> Bundle | None:
+        """Return what is in a delivery, or None if it was sorted otherwise."""
+        try:
+            bundle = decode(delivery.frame, self._keys)
+        except BadSignature as error:
+            taken.settled.append(self._refuse(delivery, str(error)))
+        except UnsupportedVersion as error:
+            self._postpone(taken, delivery, str(error))
+        except DecodeError as error:
+            taken.settled.append(self._set_aside(delivery, f"undecodable: {error}"))
+        else:
+            is_elsewhere = bundle.color != delivery.color
+            if is_elsewhere and self._keys is not None:
+                reason = f"it was signed for the color {bundle.color!r} and came by {delivery.color}"
+                taken.settled.append(self._refuse(delivery, reason))
+            elif bundle.task not in self._tasks:
+                self._postpone(taken, delivery, f"no worker knows the task {bundle.task!r}")
+            elif is_elsewhere and bundle.color not in self._colors:
+                taken.settled.append(self._set_aside(delivery, f"it came by {delivery.color} and is {bundle.color!r}"))
+            else:
+                return bundle
+        return None
+
+    def _look_up(self, holds: Sequence[Hold], results: ResultBackend) -> None:
+        """Drop the jobs that have ended or gone on elsewhere, and count the starts of redelivered ones."""
+        places = [(hold, position) for hold in holds for position in range(hold.left)]
         records = results.fetch([hold.key(position) for hold, position in places])
         for (hold, position), record in zip(places, records, strict=True):
             if _is_over(record, hold.bundle.attempt):
                 hold.end(position, position + 1)
-            else:
+            elif hold.delivery.redelivered:
                 # Without a mark nobody knows whether it had started: it may have, once.
                 counted = record is not None and record.state in (RUNNING, QUEUED) and record.body
                 starts = body.starts_in(record.body) if record is not None and counted else 1
@@ -109,10 +129,16 @@ class Intake:
         else:
             taken.postponed.append(delivery)
 
+    def _refuse(self, delivery: Delivery, reason: str) -> Settled:
+        """Set a message aside and say nothing of the jobs that it names: it need not be theirs."""
+        name = f"refused-{uuid.uuid4().hex}"
+        item = QuarantineItem(name, delivery.color, f"not to be trusted: {reason}", delivery.frame, self._clock.wall())
+        return Settled(delivery, quarantined=[item], is_complete=True)
+
     def _set_aside(self, delivery: Delivery, reason: str) -> Settled:
         now = self._clock.wall()
         try:
-            bundle = decode(delivery.frame)
+            bundle = decode(delivery.frame, self._keys)
         except DecodeError:
             item = QuarantineItem(f"unreadable-{uuid.uuid4().hex}", delivery.color, reason, delivery.frame, now)
             return Settled(delivery, quarantined=[item], is_complete=True)
