@@ -94,8 +94,8 @@ class Dispatcher:
         key: str | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
-        self._broker_url = broker
-        self._results_url = results
+        self._broker_url = Secret(broker or "")  # a URL may hold a password
+        self._results_url = Secret(results or "")
         self._namespace = namespace
         self._key = None if key is None else Secret(key)
         self._keys: Keyring | None = None
@@ -141,8 +141,8 @@ class Dispatcher:
         if namespace is not None:
             _check_namespace(namespace)
         self.close()
-        self._broker_url = broker or self._broker_url
-        self._results_url = results or self._results_url
+        self._broker_url = Secret(broker) if broker else self._broker_url
+        self._results_url = Secret(results) if results else self._results_url
         self._namespace = namespace or self._namespace
         self._key = self._key if key is None else Secret(key)
         self._has_read_keys = False
@@ -150,12 +150,12 @@ class Dispatcher:
     @property
     def broker_url(self) -> str:
         """URL of the broker, with a relative file made absolute by whoever opens it."""
-        return self._broker_url or os.environ.get("QUEUELIB_BROKER") or DEFAULT_BROKER
+        return self._broker_url.reveal() or os.environ.get("QUEUELIB_BROKER") or DEFAULT_BROKER
 
     @property
     def results_url(self) -> str:
         """URL of the result backend."""
-        return self._results_url or os.environ.get("QUEUELIB_RESULTS") or self.broker_url
+        return self._results_url.reveal() or os.environ.get("QUEUELIB_RESULTS") or self.broker_url
 
     @property
     def namespace(self) -> str:

@@ -24,7 +24,7 @@ _HOW = "write QUEUELIB_KEY=ID:SECRET, with several separated by commas, the one 
 
 
 class Secret:
-    """A text that is never shown by accident: not by `repr`, `str` or formatting, and it refuses to be pickled.
+    """A text that is never shown by accident: not by `repr`, `str` or formatting; and it refuses to be pickled.
 
     >>> Secret("open-sesame")
     ***
@@ -56,8 +56,14 @@ class Secret:
     def __hash__(self) -> int:
         return hash(self._text)
 
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
+
     def __reduce__(self) -> NoReturn:
-        msg = "a secret is not pickled or copied: pass reveal() where it has to go"
+        msg = "a secret is not pickled: pass reveal() where it has to go"
         raise TypeError(msg)
 
 
@@ -157,5 +163,5 @@ class Keyring:
         return f"<Keyring {', '.join(self._keys)}>"
 
     def __reduce__(self) -> NoReturn:
-        msg = "keys are not pickled or copied"
+        msg = "keys are not pickled or copied: pass secret.reveal() where they have to go"
         raise TypeError(msg)
