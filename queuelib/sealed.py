@@ -104,7 +104,21 @@ class SealedResults:
         self.inner.close()
 
     def _opened(self, keys: Sequence[Key], found: Sequence[Record | None]) -> list[Record | None]:
-        return [None if one is None else self._checked(key, one) for key, one in zip(keys, found, strict=True)]
+        opened: list[Record | None] = []
+        record = checked = None
+        bundle, start, end = b"", 0, 0  # the jobs that the last record tells of, if it is good
+        for key, one in zip(keys, found, strict=True):
+            if one is None:
+                opened.append(None)
+            elif one is record and key[0] == bundle and start <= key[1] < end:
+                opened.append(checked)
+            else:
+                record, start, end = one, 0, 0
+                checked = self._checked(key, one)
+                opened.append(checked)
+                if checked is not None and checked.count > 1:
+                    (bundle, start), end = checked.key, checked.key.index + checked.count
+        return opened
 
     def _checked(self, key: Key, record: Record) -> Record | None:
         try:

@@ -81,6 +81,11 @@ def parse(url: str) -> Address:
     if queue_type not in {"quorum", "classic"} or not heartbeat.isdigit() or int(heartbeat) < 1:
         msg = f"{mask(url)!r}: queue_type is quorum or classic, heartbeat a number of seconds from 1"
         raise ConfigurationError(msg)
+    if "://" in unquote(parts.path):
+        msg = (
+            f"{mask(url)!r} names several servers: amqp:// takes one. Put an address before them that finds a live one"
+        )
+        raise ConfigurationError(msg)
     is_tls = parts.scheme.lower() == "amqps"
     host = parts.hostname or "localhost"
     path = parts.path.removeprefix("/")

@@ -151,7 +151,7 @@ def _sentinels(rest: str, url: str) -> tuple[tuple[tuple[str, int], ...], str]:
 def _database(path: str, url: str) -> int:
     text = path.strip("/")
     if text and not (text.isascii() and text.isdigit()):
-        msg = f"{mask(url)!r}: after the host comes the number of a database, as in redis://host:6379/0, not {text!r}"
+        msg = f"{mask(url)!r}: after the host comes the number of a database, as in redis://host:6379/0, not {mask(text)!r}"
         raise ConfigurationError(msg)
     return int(text or "0")
 

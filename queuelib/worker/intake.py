@@ -12,7 +12,7 @@ from queuelib.clock import Clock
 from queuelib.envelope import decode
 from queuelib.errors import BadSignature, DecodeError, UnsupportedVersion
 from queuelib.ids import Key, job_id
-from queuelib.outcome import QUARANTINED, QUEUED, RUNNING, Record
+from queuelib.outcome import QUARANTINED, QUEUED, RUNNING, SCHEDULED, Record
 from queuelib.ports import Delivery, QuarantineItem, Settled
 from queuelib.settings import UNKNOWN_DELAY
 from queuelib.worker.lease import Hold
@@ -74,8 +74,9 @@ class Intake:
         taken = Taken([], [], [])
         bundles = ((delivery, self._bundle(delivery, taken)) for delivery in deliveries)
         holds = [Hold(delivery, bundle) for delivery, bundle in bundles if bundle is not None]
-        # Whoever can read the broker can send a signed message again: with keys, each is looked up before it starts.
-        doubtful = [hold for hold in holds if hold.delivery.redelivered or self._keys is not None]
+        doubtful = [hold for hold in holds if hold.delivery.redelivered]
+        if self._keys is not None and len(doubtful) < len(holds):
+            doubtful += self._begun([hold for hold in holds if not hold.delivery.redelivered], results())
         if doubtful:
             self._look_up(doubtful, results())
         for hold in holds:
@@ -107,6 +108,15 @@ class Intake:
             else:
                 return bundle
         return None
+
+    @staticmethod
+    def _begun(holds: Sequence[Hold], results: ResultBackend) -> list[Hold]:
+        """Return the bundles of whose first job anything is known: who reads the broker may send what it holds again.
+
+        A message of which all jobs have ended is among them. To ask for each job would cost more than quick ones take.
+        """
+        records = results.fetch([hold.key(0) for hold in holds])
+        return [hold for hold, found in zip(holds, records, strict=True) if found is not None and not _waits(found)]
 
     def _look_up(self, holds: Sequence[Hold], results: ResultBackend) -> None:
         """Drop the jobs that have ended or gone on elsewhere, and count the starts of redelivered ones."""
@@ -147,6 +157,10 @@ class Intake:
         report = body.of_failure(bundle.task, "", reason)
         records = [Record(Key(bundle.id, i), QUARANTINED, bundle.attempt, report, now) for i in bundle.indexes]
         return Settled(delivery, records, quarantined=[item], is_complete=True, reply=bundle.reply)
+
+
+def _waits(record: Record) -> bool:
+    return record.state in {QUEUED, SCHEDULED} and not record.body
 
 
 def _is_over(record: Record | None, attempt: int) -> bool:

@@ -45,10 +45,13 @@ URLS = [
     f"amqp://user:{PASSWORD}@{NOBODY}//?password={PASSWORD}",
     f"amqp://user:{PASSWORD}@host:port//",
     f"amqp://user:{PASSWORD}@{NOBODY}//;amqp://user:{PASSWORD}@127.0.0.1:2//",
+    f"redis://user:{PASSWORD}@{NOBODY}/0;redis://user:{PASSWORD}@127.0.0.1:2/0",
+    f"kombu+amqp://user:{PASSWORD}@{NOBODY}//;amqp://user:{PASSWORD}@127.0.0.1:2//",
     f"kombu+redis://user:{PASSWORD}@{NOBODY}/0",
     f"kombu+sqla+postgresql://user:{PASSWORD}@{NOBODY}/db",
     f"nosuch://user:{PASSWORD}@{NOBODY}/",
     f"sqlite:///nowhere/jobs.db?password={PASSWORD}",
+    f"sqlite://user:{PASSWORD}@host",
 ]
 SUBMITS = """
 import logging, sys, traceback
@@ -56,7 +59,7 @@ logging.basicConfig(level=logging.DEBUG, stream=sys.stdout)
 from queuelib import Dispatcher
 for broker, results in [(url, None) for url in sys.argv[1:]] + [("memory://", url) for url in sys.argv[1:]]:
     dispatcher = Dispatcher(broker, results=results, submit_deadline=0.5)
-    @dispatcher.task
+    @dispatcher.task(name="work")
     def work(x: int) -> int:
         return x
     try:
@@ -222,6 +225,7 @@ def test_s16_worker_with_a_wrong_password(app: Lab, scheme: str, request: pytest
 def test_s16_worker_without_a_server(app: Lab, url: str) -> None:
     """A worker whose server is not there, or one of several."""
     program = app.start("-c", WORKER, "deeds.py", "--processes", "1", BROKER=url, RESULTS=url, QUEUELIB_KEY=KEY)
+    # A list of URLs is refused, and its worker ends.
     eventually(lambda: "trying again" in program.said or program.process.poll() is not None, within=60.0)
     program.kill()
     check(program.said, has="***")

@@ -14,14 +14,27 @@ from queuelib.cli.place import Place
 from queuelib.envelope import VERSION, decode, encode
 from queuelib.ids import Key
 from queuelib.message import Limits
-from queuelib.outcome import CANCELLED, EXPIRED, FAILED, QUARANTINED, QUEUED, RETRYING, RUNNING, SUCCEEDED, Record
+from queuelib.outcome import (
+    CANCELLED,
+    EXPIRED,
+    FAILED,
+    QUARANTINED,
+    QUEUED,
+    RETRYING,
+    RUNNING,
+    SUCCEEDED,
+    Again,
+    Quarantined,
+    Record,
+)
 from queuelib.ports import QuarantineItem
 from queuelib.seal import open_sealed, seal
 from queuelib.sealed import SealedResults, SealedSettlement
 from queuelib.signing import FRAME, Keyring
 from queuelib.worker.intake import Intake
+from queuelib.worker.settle import Ledger
 from tests.integration.lab import KINDS, WITHIN, Lab, clean, load_deeds, results
-from tests.unit.fakes import BUNDLE_ID, FakeDoor, FakeResults, Time, make_bundle, make_delivery
+from tests.unit.fakes import BUNDLE_ID, FakeDoor, FakeResults, Time, make_bundle, make_delivery, make_hold
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -378,6 +391,19 @@ def test_forged_outcome_of_a_neighbor() -> None:
                     open_sealed(one._replace(body=other.body), KEYS)
 
 
+def test_forged_outcome_between_jobs_of_one_record() -> None:
+    """Each job of a fetch is judged by itself: good ones before and behind what is missing, forged or another's."""
+    record = outcomes()[1]
+    whole = seal(record, KEYS)
+    stored = dict.fromkeys(record.keys, whole)
+    del stored[Key(BUNDLE_ID, 4)]
+    stored[Key(BUNDLE_ID, 6)] = Record(Key(BUNDLE_ID, 6), SUCCEEDED, body=body.of_result("lab.work", b"\1"))
+    stored[Key(bytes(16), 7)] = stored[Key(BUNDLE_ID, 2)] = whole
+    kept = SealedResults(FakeResults(records=stored), KEYS, shows_forged=False)  # type: ignore[arg-type]
+    asked = [Key(BUNDLE_ID, index) for index in (3, 4, 5, 6, 7, 2, 8)] + [Key(bytes(16), 7), Key(BUNDLE_ID, 9)]
+    assert kept.fetch(asked) == [record, None, record, None, record, None, record, None, record]
+
+
 @pytest.mark.parametrize("count", [2, 3, 4, 9, 10, 100])
 def test_forged_outcome_parts_are_what_was_signed(count: int) -> None:
     """Whatever their number, parts cut without a key are believed, and no byte of them can be changed."""
@@ -620,18 +646,17 @@ def test_forged_outcome_on_every_broker(lab: Lab) -> None:
     eventually(lambda: job.exception(timeout=WITHIN) is None, within=WITHIN)
 
 
-def test_s12_frames_of_the_worker_are_signed_too(lab: Lab) -> None:
-    """What a worker hands on when it is stopped half-way is signed, and another one takes it up."""
-    history, gate = lab.history(), lab.gate()
-    worker = lab.ready_worker("--processes", "1")
-    jobs = lab.deeds.mark.submit_many([(history.path, "first"), (history.path, "second", gate.path)])
-    assert jobs[0].result(timeout=WITHIN) == "first"
-    history.await_start("second")
-    worker.stop()
-    gate.open()
-    lab.ready_worker("--processes", "1")
-    assert results(jobs) == ["first", "second"]
-    assert lab.dispatcher.open_results().quarantined() == []
+def test_s12_frames_of_the_worker_are_signed_too() -> None:
+    """Retries, remainders and what is set aside are signed where the worker makes them."""
+    bundle = make_bundle(3, limits=Limits(retries=1))
+    hold = make_hold(bundle)
+    ledger = Ledger(Time().clock, KEYS)
+    ledger.add(hold, 0, Again(0.0, b""))
+    ledger.add(hold, 1, Quarantined("why"))
+    (entry,) = ledger.take_all()
+    frames = [entry.successors[0].frame, entry.quarantined[0].frame, hold.remainder(KEYS).frame]
+    assert [list(decode(frame, KEYS).indexes) for frame in frames] == [[0], [1], [2]]
+    assert decode(frames[0], KEYS).attempt == 2
 
 
 def test_signatures_cost_nothing_without_a_key() -> None:
