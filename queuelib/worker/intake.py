@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Intake", "Taken"]
 
+_MOST_SEEN = 100_000  # signed messages that a worker remembers, the latest ones
+
 
 @dataclass(slots=True)
 class Taken:
@@ -64,6 +66,7 @@ class Intake:
         self._patience = patience
         self._clock = clock
         self._keys = keys
+        self._seen: dict[tuple[bytes, int, int], None] = {}
 
     def read(self, deliveries: Sequence[Delivery], results: Callable[[], ResultBackend]) -> Taken:
         """Sort deliveries into those to run, to settle and to postpone.
@@ -76,7 +79,7 @@ class Intake:
         holds = [Hold(delivery, bundle) for delivery, bundle in bundles if bundle is not None]
         doubtful = [hold for hold in holds if hold.delivery.redelivered]
         if self._keys is not None and len(doubtful) < len(holds):
-            doubtful += self._begun([hold for hold in holds if not hold.delivery.redelivered], results())
+            doubtful += self._replayed([hold for hold in holds if not hold.delivery.redelivered], results())
         if doubtful:
             self._look_up(doubtful, results())
         for hold in holds:
@@ -109,13 +112,20 @@ class Intake:
                 return bundle
         return None
 
-    @staticmethod
-    def _begun(holds: Sequence[Hold], results: ResultBackend) -> list[Hold]:
-        """Return the bundles of whose first job anything is known: who reads the broker may send what it holds again.
+    def _replayed(self, holds: Sequence[Hold], results: ResultBackend) -> list[Hold]:
+        """Return the bundles of whose first job something is known: whoever reads the broker can send them again.
 
-        A message of which all jobs have ended is among them. To ask for each job would cost more than quick ones take.
+        Those of which all jobs have ended are among them. To ask for each job would cost more than quick ones take; and
+        a backend that keeps no record of what was given out has to read for it all that ended since, so that there only
+        what was here before is looked up.
         """
-        records = results.fetch([hold.key(0) for hold in holds])
+        if not results.capabilities.records:
+            seen_before = [hold for hold in holds if (*hold.key(0), hold.bundle.attempt) in self._seen]
+            self._seen.update(dict.fromkeys((*hold.key(0), hold.bundle.attempt) for hold in holds))
+            while len(self._seen) > _MOST_SEEN:
+                del self._seen[next(iter(self._seen))]
+            holds = seen_before
+        records = results.fetch([hold.key(0) for hold in holds]) if holds else []
         return [hold for hold, found in zip(holds, records, strict=True) if found is not None and not _waits(found)]
 
     def _look_up(self, holds: Sequence[Hold], results: ResultBackend) -> None:

@@ -28,7 +28,7 @@ def add(x: int, y: int) -> int:
 def once(url: str, key: str | None, jobs: int) -> tuple[float, float, float]:
     """Return the seconds to submit, in all, and of processor time, for so many jobs in a namespace of their own."""
     cpu = processor_time()
-    dispatcher._key = dispatcher._keys = None  # noqa: SLF001 - a program has no need to take its key back
+    dispatcher._key = dispatcher._keys = None
     dispatcher.configure(broker=url, namespace=f"sign{secrets.token_hex(4)}", key=key)
     rows = [(i, i) for i in range(jobs)]
     with dispatcher.workers(processes=2):
@@ -58,7 +58,10 @@ def main() -> None:
             found[has_key].append(once(url, KEY if has_key else None, jobs))
     for has_key, times in found.items():
         submit, whole, cpu = (statistics.median(column) / jobs * 1e6 for column in zip(*times, strict=True))
-        print(f"{'signed' if has_key else 'plain':>7}: submit {submit:6.2f} us, all {whole:6.2f} us, processor {cpu:6.2f} us a job", flush=True)
+        print(
+            f"{'signed' if has_key else 'plain':>7}: submit {submit:6.2f} us, all {whole:6.2f} us, processor {cpu:6.2f} us a job",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

