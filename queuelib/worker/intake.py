@@ -120,8 +120,9 @@ class Intake:
         what was here before is looked up.
         """
         if not results.capabilities.records:
-            seen_before = [hold for hold in holds if (*hold.key(0), hold.bundle.attempt) in self._seen]
-            self._seen.update(dict.fromkeys((*hold.key(0), hold.bundle.attempt) for hold in holds))
+            marks = [(hold.bundle.id, hold.bundle.indexes[0], hold.bundle.attempt) for hold in holds]
+            seen_before = [hold for hold, mark in zip(holds, marks, strict=True) if mark in self._seen]
+            self._seen.update(dict.fromkeys(marks))
             while len(self._seen) > _MOST_SEEN:
                 del self._seen[next(iter(self._seen))]
             holds = seen_before

@@ -96,7 +96,7 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, "QUEUELIB_KEY": KEY, **changes}
 
 
-def run(folder: Path, *command: str, within: float = 100.0, **changes: str) -> str:
+def run(folder: Path, *command: str, **changes: str) -> str:
     """Run a Python program and return everything it prints."""
     done = subprocess.run(
         [sys.executable, *command],
@@ -106,7 +106,7 @@ def run(folder: Path, *command: str, within: float = 100.0, **changes: str) -> s
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         check=False,
-        timeout=within,
+        timeout=100.0,
     )
     return done.stdout.decode(errors="replace")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import secrets
 import time
 from typing import TYPE_CHECKING, Any, Self
@@ -33,8 +34,9 @@ from queuelib.sealed import SealedResults, SealedSettlement
 from queuelib.signing import FRAME, Keyring
 from queuelib.worker.intake import Intake
 from queuelib.worker.settle import Ledger
-from tests.integration.lab import KINDS, WITHIN, Lab, clean, load_deeds, results
+from tests.integration.lab import KINDS, ROOT, WITHIN, Lab, clean, load_deeds, results
 from tests.unit.fakes import BUNDLE_ID, FakeDoor, FakeResults, Time, make_bundle, make_delivery, make_hold
+from tests.unit.wire_vectors import EXAMPLES
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -129,6 +131,19 @@ def test_s12_what_is_signed_is_read() -> None:
     frame = encode(bundle, KEYS)
     assert decode(frame, KEYS) == decode(frame) == decode(encode(bundle))
     assert msgpack.unpackb(frame)[:2] == [VERSION, "k1"]
+
+
+def test_s12_the_signature_that_the_wire_format_shows() -> None:
+    """The page quotes a signed frame, byte for byte, and it is read."""
+    page = (ROOT / "docs" / "wire-format.md").read_text(encoding="utf-8")
+    quoted = page.partition("<!-- signed: begin -->")[2].partition("```text\n")[2].partition("```")[0]
+    keys, bundle = Keyring("k1:0123456789abcdef"), EXAMPLES["a single job with every default"]
+    frame = encode(bundle, keys)
+    assert bytes.fromhex("".join(quoted.split())) == frame
+    assert decode(frame, keys).id == bundle.id
+    head = b"queuelib frame\0\x02k1" + bytes([VERSION])
+    payload = msgpack.unpackb(frame)[3]
+    assert msgpack.unpackb(frame)[2] == hmac.digest(b"0123456789abcdef", head + payload, "sha256")
 
 
 CHANGES: dict[str, dict[str, Any]] = {
