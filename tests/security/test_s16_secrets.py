@@ -209,12 +209,17 @@ def app(tmp_path: Path, namespace: str) -> Iterator[Lab]:
     lab.close()
 
 
+@pytest.fixture(scope="session", params=["redis", "amqp"])
+def server_url(request: pytest.FixtureRequest) -> str:
+    """URL of a server of each kind."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["redis", "amqp"])
-def test_s16_worker_with_a_wrong_password(app: Lab, scheme: str, request: pytest.FixtureRequest) -> None:
+def test_s16_worker_with_a_wrong_password(app: Lab, server_url: str) -> None:
     """A worker that is not let in, at its most talkative."""
-    parts = urlsplit(str(request.getfixturevalue(f"{scheme}_url")))
-    url = f"{scheme}://guest:{PASSWORD}@{parts.hostname}:{parts.port}//"
+    parts = urlsplit(server_url)
+    url = f"{parts.scheme}://guest:{PASSWORD}@{parts.hostname}:{parts.port}//"
     program = app.start("-c", WORKER, "deeds.py", "--processes", "1", BROKER=url.rstrip("/"), QUEUELIB_KEY=KEY)
     assert program.wait(60.0) == 1
     check(program.said, has="refused the connection")

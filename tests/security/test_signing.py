@@ -593,19 +593,23 @@ def served(url: str, key: str) -> Any:
 # End to end, on each broker
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(scope="session", params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     """Which broker."""
     name: str = request.param
     return name
 
 
+@pytest.fixture(scope="session")
+def server_url(request: pytest.FixtureRequest, kind: str) -> str:
+    """URL of the server; empty where there is none."""
+    return "" if kind == "sqlite" else str(request.getfixturevalue(f"{kind}_url"))
+
+
 @pytest.fixture
-def lab(
-    kind: str, namespace: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Lab]:
+def lab(kind: str, server_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     """A namespace whose clients and workers have the key in their environment."""
-    url = f"sqlite:///{tmp_path}/jobs.db" if kind == "sqlite" else str(request.getfixturevalue(f"{kind}_url"))
+    url = server_url or f"sqlite:///{tmp_path}/jobs.db"
     monkeypatch.setenv("QUEUELIB_KEY", KEY)
     lab = Lab(kind, url, namespace, tmp_path, load_deeds(url, namespace))
     try:
