@@ -18,11 +18,13 @@ from queuelib.context import current_job
 from queuelib.dispatcher import Dispatcher
 from queuelib.errors import (
     ArgumentError,
+    BadSignature,
     BrokerUnavailable,
     CancelledError,
     ConfigurationError,
     DecodeError,
     EncodeError,
+    ForgedOutcome,
     JobExpired,
     JobFailed,
     JobLost,
@@ -49,6 +51,7 @@ from queuelib.message import Message
 
 __all__ = [
     "ArgumentError",
+    "BadSignature",
     "BrokerUnavailable",
     "CancelledError",
     "Color",
@@ -56,6 +59,7 @@ __all__ = [
     "DecodeError",
     "Dispatcher",
     "EncodeError",
+    "ForgedOutcome",
     "Handlers",
     "Job",
     "JobExpired",

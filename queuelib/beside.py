@@ -17,6 +17,7 @@ from typing import Protocol
 
 from queuelib import naming, plugins
 from queuelib.errors import ConfigurationError, WorkerError
+from queuelib.signing import Keyring
 from queuelib.task import Definition
 
 __all__ = ["workers"]
@@ -40,6 +41,11 @@ class Served(Protocol):
     @property
     def namespace(self) -> str:
         """Prefix of all names."""
+        ...
+
+    @property
+    def keys(self) -> Keyring | None:
+        """Who signs."""
         ...
 
 
@@ -74,6 +80,7 @@ def _process(dispatcher: Served, processes: int, name: str) -> Generator[None]:
             "broker": dispatcher.broker_url,
             "results": dispatcher.results_url,
             "namespace": dispatcher.namespace,
+            **({} if dispatcher.keys is None else {"key": dispatcher.keys.secret.reveal()}),
         },
     }
     command = [sys.executable, "-m", "queuelib", "worker", *targets, "--processes", str(processes), "--quiet"]

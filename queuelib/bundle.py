@@ -10,6 +10,7 @@ from typing import Any
 from queuelib import codec
 from queuelib.envelope import encode
 from queuelib.message import Bundle, Outgoing
+from queuelib.signing import Keyring
 
 __all__ = ["Chunk", "Chunks", "Sizes", "outgoing", "part"]
 
@@ -123,10 +124,10 @@ def part(bundle: Bundle, positions: Sequence[int], **changes: Any) -> Bundle:
     )
 
 
-def outgoing(bundle: Bundle, *, is_successor: bool = False) -> Outgoing:
-    """Return a bundle as the frame that the broker gets.
+def outgoing(bundle: Bundle, keys: Keyring | None = None, *, is_successor: bool = False) -> Outgoing:
+    """Return a bundle as the frame that the broker gets, signed if there are keys.
 
     Raises:
         TooLarge: It is larger than a message may be.
     """
-    return Outgoing(bundle.color, bundle.id, encode(bundle), bundle.due, bundle.size, is_successor)
+    return Outgoing(bundle.color, bundle.id, encode(bundle, keys), bundle.due, bundle.size, is_successor)

@@ -188,6 +188,15 @@ def split_list(data: bytes, count: int) -> list[bytes]:
     Raises:
         DecodeError: It is not the encoding of a list of that length.
     """
+    return split_list_every(data, count, 1)
+
+
+def split_list_every(data: bytes, count: int, width: int) -> list[bytes]:
+    """Return the encodings of `width` values at a time, as they follow each other in an encoded list of `count`.
+
+    Raises:
+        DecodeError: It is not the encoding of a list of that length.
+    """
     unpacker = msgpack.Unpacker(max_buffer_size=len(data) + 1)
     unpacker.feed(data)
     try:
@@ -196,9 +205,10 @@ def split_list(data: bytes, count: int) -> list[bytes]:
             msg = f"{found} values where {count} belong"
             raise DecodeError(msg)
         ends = [unpacker.tell()]
-        for _ in range(count):
+        for number in range(1, count + 1):
             unpacker.skip()
-            ends.append(unpacker.tell())
+            if number % width == 0 or number == count:
+                ends.append(unpacker.tell())
     except (ValueError, msgpack.UnpackException) as error:
         msg = f"not the encoding of a list: {type(error).__name__}: {error}"
         raise DecodeError(msg) from error

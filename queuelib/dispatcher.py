@@ -30,7 +30,9 @@ from queuelib.ids import Key, job_id, new_bundle_id, parse_job_id
 from queuelib.job import Job, Outcomes
 from queuelib.message import Bundle, Message, Outgoing
 from queuelib.options import NO_OPTIONS, CallOptions, Duration, TaskOptions, Wishes, make_options
+from queuelib.sealed import SealedResults
 from queuelib.settings import DEFAULT_NAMESPACE, KEEP, NAMESPACE, SUBMIT_DEADLINE, mask
+from queuelib.signing import Keyring, Secret
 from queuelib.task import Definition, Task
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ class Dispatcher:
         palette: The colors.
         keep: Seconds or timedelta for which outcomes are kept.
         submit_deadline: Seconds within which `submit` answers.
+        key: Who signs messages and outcomes, `id:secret`, or several separated by commas of which the first signs; None:
+            $QUEUELIB_KEY, else nothing is signed or checked.
         clock: The clocks, for tests.
 
     Raises:
@@ -87,11 +91,15 @@ class Dispatcher:
         palette: Palette = DEFAULT_PALETTE,
         keep: Duration = KEEP,
         submit_deadline: Duration = SUBMIT_DEADLINE,
+        key: str | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
-        self._broker_url = broker
-        self._results_url = results
+        self._broker_url = Secret(broker or "")  # a URL may hold a password
+        self._results_url = Secret(results or "")
         self._namespace = namespace
+        self._key = None if key is None else Secret(key)
+        self._keys: Keyring | None = None
+        self._has_read_keys = False
         self.palette = palette
         self.keep = seconds(keep)
         self._deadline = seconds(submit_deadline)
@@ -117,7 +125,14 @@ class Dispatcher:
 
     # Where it connects to
 
-    def configure(self, *, broker: str | None = None, results: str | None = None, namespace: str | None = None) -> None:
+    def configure(
+        self,
+        *,
+        broker: str | None = None,
+        results: str | None = None,
+        namespace: str | None = None,
+        key: str | None = None,
+    ) -> None:
         """Set what is not None anew; later uses connect there.
 
         Raises:
@@ -126,24 +141,43 @@ class Dispatcher:
         if namespace is not None:
             _check_namespace(namespace)
         self.close()
-        self._broker_url = broker or self._broker_url
-        self._results_url = results or self._results_url
+        self._broker_url = Secret(broker) if broker else self._broker_url
+        self._results_url = Secret(results) if results else self._results_url
         self._namespace = namespace or self._namespace
+        self._key = self._key if key is None else Secret(key)
+        self._has_read_keys = False
 
     @property
     def broker_url(self) -> str:
         """URL of the broker, with a relative file made absolute by whoever opens it."""
-        return self._broker_url or os.environ.get("QUEUELIB_BROKER") or DEFAULT_BROKER
+        return self._broker_url.reveal() or os.environ.get("QUEUELIB_BROKER") or DEFAULT_BROKER
 
     @property
     def results_url(self) -> str:
         """URL of the result backend."""
-        return self._results_url or os.environ.get("QUEUELIB_RESULTS") or self.broker_url
+        return self._results_url.reveal() or os.environ.get("QUEUELIB_RESULTS") or self.broker_url
 
     @property
     def namespace(self) -> str:
         """Prefix of everything this dispatcher names."""
         return self._namespace or os.environ.get("QUEUELIB_NAMESPACE") or DEFAULT_NAMESPACE
+
+    @property
+    def keys(self) -> Keyring | None:
+        """Who signs and whose signatures count; None: nothing is signed or checked. Read once.
+
+        Raises:
+            ConfigurationError: The key, or $QUEUELIB_UNSIGNED, makes no sense.
+        """
+        if not self._has_read_keys:
+            given = os.environ.get("QUEUELIB_KEY") if self._key is None else self._key.reveal()
+            unsigned = os.environ.get("QUEUELIB_UNSIGNED", "refuse")
+            if unsigned not in {"refuse", "accept"}:
+                msg = f"QUEUELIB_UNSIGNED is refuse or accept, not {unsigned!r:.40}"
+                raise ConfigurationError(msg)
+            self._keys = None if given is None else Keyring(given, accepts_unsigned=unsigned == "accept")
+            self._has_read_keys = True
+        return self._keys
 
     # Registering
 
@@ -284,7 +318,7 @@ class Dispatcher:
 
         def send(batch: list[Chunk]) -> list[bytes]:
             bundles = self._bundles(definition, batch, options)
-            self.publish([outgoing(bundle) for bundle in bundles])
+            self.publish([outgoing(bundle, self.keys) for bundle in bundles])
             return [bundle.id for bundle in bundles]
 
         about = (definition.name, self._color_of(definition, options))
@@ -333,7 +367,8 @@ class Dispatcher:
         with self._lock:
             if self._results is None or self._results_pid != os.getpid():
                 url = self.results_url
-                self._results = plugins.backend_for(url).results(url, self.namespace, self.keep)
+                stored, keys = plugins.backend_for(url).results(url, self.namespace, self.keep), self.keys
+                self._results = stored if keys is None else SealedResults(stored, keys, shows_forged=True)
                 self._results_pid = os.getpid()
             return self._results
 
@@ -392,7 +427,8 @@ class Dispatcher:
         )
 
     def _submit_bundles(self, bundles: Sequence[Bundle]) -> list[Job[Any]]:
-        self.publish([outgoing(bundle) for bundle in bundles])
+        keys = self.keys
+        self.publish([outgoing(bundle, keys) for bundle in bundles])
         made: list[Job[Any]] = []
         for bundle in bundles:
             about = (bundle.task, bundle.color)

@@ -15,10 +15,11 @@ from typing import Any, cast
 import msgpack
 
 from queuelib.codec import list_length
-from queuelib.errors import DecodeError, TooLarge, UnsupportedVersion
+from queuelib.errors import BadSignature, DecodeError, TooLarge, UnsupportedVersion
 from queuelib.ids import BUNDLE_BYTES
 from queuelib.message import Bundle, Limits
 from queuelib.settings import MAX_MESSAGE_BYTES, MAX_RETRIES
+from queuelib.signing import FRAME, Keyring
 
 __all__ = ["MAX_JOBS", "VERSION", "decode", "encode"]
 
@@ -56,11 +57,12 @@ _Payload = tuple[
     bytes, bytes, int, list[int] | None, float, float | None, float | None, int, int, bytes, bytes
 ]  # fmt: skip
 _PLAIN = bytes([0x94, VERSION, 0xC0, 0xC0, 0xC4])  # the beginning of an unsigned envelope below 256 bytes
+_SIGNED_HEAD = bytes([VERSION])  # what a signature covers besides the payload, the key's id and the tag
 _Call = tuple[str, str, bytes, Limits, str]
 
 
-def encode(bundle: Bundle) -> bytes:
-    """Return the frame that carries a bundle.
+def encode(bundle: Bundle, keys: Keyring | None = None) -> bytes:
+    """Return the frame that carries a bundle, signed if there are keys.
 
     Raises:
         TooLarge: The frame is larger than a message may be, in bytes.
@@ -86,16 +88,25 @@ def encode(bundle: Bundle) -> bytes:
             "Pass a path or an id instead of the data itself"
         )
         raise TooLarge(msg)
-    return _packb((VERSION, None, None, payload))
+    if keys is None:
+        return _packb((VERSION, None, None, payload))
+    return _packb((VERSION, *keys.sign(FRAME, _SIGNED_HEAD, payload), payload))
 
 
-def decode(frame: bytes) -> Bundle:
+def decode(frame: bytes, keys: Keyring | None = None) -> Bundle:
     """Return the bundle in a frame; the arguments stay encoded.
 
+    Args:
+        frame: The bytes.
+        keys: Who may have signed it; None: signatures are not looked at.
+
     Raises:
+        BadSignature: None of the keys signed it, whatever else it may be: its payload is not looked at.
         UnsupportedVersion: Another version of queuelib wrote it.
         DecodeError: The bytes are truncated, foreign or contradict themselves.
     """
+    if keys is not None:
+        return _signed_bundle(frame, keys)
     if frame[:5] == _PLAIN and len(frame) > 6 and frame[5] == len(frame) - 6:  # noqa: PLR2004 - the length is one byte
         # The common case: a short one of this version, unsigned.
         try:
@@ -103,7 +114,33 @@ def decode(frame: bytes) -> Bundle:
         except ValueError:
             fields = _payload(frame[6:])  # which says what is wrong with it
         return _bundle(fields)
+    return _bundle(_payload(_payload_bytes(_unpack(frame, "the envelope"))))
+
+
+def _signed_bundle(frame: bytes, keys: Keyring) -> Bundle:
     outer = _unpack(frame, "the envelope")
+    match outer:
+        case [_, None, None, *_] if keys.accepts_unsigned:
+            return decode(frame)
+        case [int(version), str() | None as key_id, bytes() | None as signature, bytes(payload)] if 0 <= version < 256:  # noqa: PLR2004 - one byte
+            if key_id is None and signature is None:
+                msg = (
+                    f"it is not signed, and only what a key of QUEUELIB_KEY signed is read here ({', '.join(keys.ids)})"
+                )
+                raise BadSignature(msg)
+            keys.verify((key_id, signature), FRAME, bytes((version,)), payload)
+        case _:
+            msg = "it is not a signed envelope of queuelib, and only what a key of QUEUELIB_KEY signed is read here"
+            raise BadSignature(msg)
+    data = _payload_bytes(outer)
+    try:
+        fields = _decoder().decode(data)
+    except ValueError:
+        fields = _payload(data)  # which says what is wrong with it
+    return _bundle(fields)
+
+
+def _payload_bytes(outer: Any) -> bytes:
     if type(outer) is not list or not outer or type(outer[0]) is not int:
         msg = "these bytes are not an envelope of queuelib"
         raise DecodeError(msg)
@@ -113,7 +150,8 @@ def decode(frame: bytes) -> Bundle:
     if len(outer) != 4 or type(outer[3]) is not bytes:  # noqa: PLR2004 - the four parts in the docstring
         msg = "the envelope is not a list of version, key id, signature and payload"
         raise DecodeError(msg)
-    return _bundle(_payload(outer[3]))
+    payload: bytes = outer[3]
+    return payload
 
 
 @lru_cache(maxsize=1)

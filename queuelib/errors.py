@@ -9,10 +9,12 @@ QueuelibError
 ├── EncodeError (ValueError)             a value that does not fit on the wire
 │   └── TooLarge                         it is larger than a message may be
 ├── DecodeError (ValueError)             bytes that are not what they should be
-│   └── UnsupportedVersion               written by a newer queuelib
+│   ├── UnsupportedVersion               written by a newer queuelib
+│   └── BadSignature                     not signed by a key that is known here
 ├── ArgumentError (TypeError)            an argument or result that does not fit its annotation
 ├── UnknownTask (LookupError)            no handler is registered under this name
 ├── UnknownJob (LookupError)             no job has this id
+├── ForgedOutcome                        what is stored as a job's outcome was signed by no key that is known here
 ├── JobTimeout (TimeoutError)            the result did not come within the time the caller gave
 ├── JobFailed                            how a job ended, other than well
 │   ├── RemoteError                      the handler raised; carries the type's name and the traceback
@@ -38,11 +40,13 @@ from typing import SupportsFloat
 
 __all__ = [
     "ArgumentError",
+    "BadSignature",
     "BrokerUnavailable",
     "CancelledError",
     "ConfigurationError",
     "DecodeError",
     "EncodeError",
+    "ForgedOutcome",
     "JobExpired",
     "JobFailed",
     "JobLost",
@@ -136,6 +140,10 @@ class UnsupportedVersion(DecodeError):
     """An envelope written by a newer queuelib."""
 
 
+class BadSignature(DecodeError):
+    """A signature is missing, wrong, truncated or made with an unknown key, and QUEUELIB_KEY asks for one."""
+
+
 class ArgumentError(QueuelibError, TypeError):
     """An argument or a result that does not fit its annotation; the message names its path."""
 
@@ -146,6 +154,10 @@ class UnknownTask(QueuelibError, LookupError):
 
 class UnknownJob(QueuelibError, LookupError):
     """No job has this id: it was never given out, or its outcome was kept long enough and forgotten."""
+
+
+class ForgedOutcome(QueuelibError):
+    """What is stored as this job's outcome was signed by no key of QUEUELIB_KEY, so that nobody knows who wrote it."""
 
 
 class JobTimeout(QueuelibError, TimeoutError):

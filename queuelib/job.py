@@ -12,11 +12,11 @@ from typing import Any, Generic, TypeVar
 from queuelib import body as bodies
 from queuelib import codec
 from queuelib.clock import seconds
-from queuelib.errors import CancelledError, JobExpired, JobQuarantined, JobTimeout, UnknownJob
+from queuelib.errors import CancelledError, ForgedOutcome, JobExpired, JobQuarantined, JobTimeout, UnknownJob
 from queuelib.events import Events
 from queuelib.ids import Key, created_at, job_id
 from queuelib.options import Duration
-from queuelib.outcome import CANCELLED, EXPIRED, FAILED, QUARANTINED, QUEUED, SUCCEEDED, Record
+from queuelib.outcome import CANCELLED, EXPIRED, FAILED, FORGED, QUARANTINED, QUEUED, SUCCEEDED, Record
 from queuelib.ports import ResultBackend, WorkerInfo
 
 __all__ = ["Job", "Outcomes"]
@@ -125,6 +125,8 @@ class Outcomes:
         Raises:
             Exception: What the handler raised, or one of ours for another ending.
         """
+        if record.state == FORGED:
+            raise self.error(record)
         body = bodies.read(record.body)
         self.events.tell("result", task=body.task, state=record.state, ran_by=body.ran_by, count=record.count)
         if record.state != SUCCEEDED:
@@ -134,8 +136,11 @@ class Outcomes:
 
     def error(self, record: Record) -> Exception:
         """Return the exception that stands for an ending other than success."""
-        body = bodies.read(record.body)
         name = job_id(*record.key)
+        if record.state == FORGED:
+            reason = record.body.decode(errors="replace")
+            return ForgedOutcome(f"what is stored as the outcome of job {name} is not to be trusted: {reason}")
+        body = bodies.read(record.body)
         if record.state == FAILED:
             return bodies.rebuild(body, self.exceptions)
         if record.state == CANCELLED:
@@ -200,8 +205,12 @@ class Job(Generic[R]):
 
         Raises:
             UnknownJob: The id was never given out.
+            ForgedOutcome: What is stored was signed by no key that is known here.
         """
-        return self._record().state
+        record = self._record()
+        if record.state == FORGED:
+            raise self._outcomes.error(record)
+        return record.state
 
     @property
     def attempt(self) -> int:
@@ -237,6 +246,7 @@ class Job(Generic[R]):
             CancelledError: It was cancelled before it started.
             JobExpired: It was not started before it expired.
             JobQuarantined: It was set aside.
+            ForgedOutcome: What is stored was signed by no key of QUEUELIB_KEY.
             RemoteError: The handler raised something that is not one of the builtin exceptions or registered types.
             Exception: The builtin or registered exception that the handler raised.
         """
@@ -294,7 +304,8 @@ class Job(Generic[R]):
         return self._keep(self._outcomes.wait_for([self.key], limit, self._about))
 
     def _keep(self, record: Record) -> Record:
-        if record.is_final and record.state != QUARANTINED:  # which may be tried again by request
+        # What was set aside may be tried again by request, and a forgery give way to the truth.
+        if record.is_final and record.state not in {QUARANTINED, FORGED}:
             self._final = record
         return record
 

@@ -11,6 +11,7 @@ __all__ = [
     "CANCELLED",
     "EXPIRED",
     "FAILED",
+    "FORGED",
     "QUARANTINED",
     "QUEUED",
     "RETRYING",
@@ -36,7 +37,8 @@ FAILED: Final = "failed"
 CANCELLED: Final = "cancelled"
 EXPIRED: Final = "expired"
 QUARANTINED: Final = "quarantined"
-TERMINAL: Final = frozenset({SUCCEEDED, FAILED, CANCELLED, EXPIRED, QUARANTINED})
+FORGED: Final = "forged"  # never stored: what a reader who has keys sees where another signature, or none, is stored
+TERMINAL: Final = frozenset({SUCCEEDED, FAILED, CANCELLED, EXPIRED, QUARANTINED, FORGED})
 
 
 @dataclass(frozen=True, slots=True)

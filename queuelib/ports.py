@@ -166,11 +166,11 @@ class TransportSettings:
         held: Queues for what is in hand for long, where the server bounds that: see `HeldQueues`.
     """
 
-    url: str
+    url: str = field(repr=False)  # it may hold a password, as may the options
     capabilities: TransportCapabilities
     alias: tuple[str, str] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    connection: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    connection: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     queue_arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     confirms: bool = False
     delays: DelayExchanges | None = None

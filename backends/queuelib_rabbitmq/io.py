@@ -288,7 +288,7 @@ def _parameters(address: Address, timeout: float) -> Any:
         host=address.host,
         port=address.port,
         virtual_host=address.vhost,
-        credentials=pika.PlainCredentials(address.user, address.password),
+        credentials=pika.PlainCredentials(address.user, address.password.reveal()),
         heartbeat=address.heartbeat,
         socket_timeout=timeout,
         stack_timeout=timeout,

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from queuelib.errors import ConfigurationError
 from queuelib.ports import Redelivery, TransportCapabilities, TransportSettings
 from queuelib.settings import mask
+from queuelib.signing import Secret
 from queuelib_rabbitmq.held import Held
 from queuelib_rabbitmq.ladder import Ladder
 
@@ -44,7 +45,7 @@ class Address:
     port: int
     vhost: str
     user: str
-    password: str
+    password: Secret
     tls: dict[str, Any] | None
     heartbeat: int
     is_replicated: bool
@@ -59,7 +60,7 @@ class Address:
     def kombu_url(self) -> str:
         """The URL for kombu; `amqp://` would load librabbitmq where that happens to be installed."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        user, password = quote(self.user, safe=""), quote(self.password, safe="")
+        user, password = quote(self.user, safe=""), quote(self.password.reveal(), safe="")
         return f"pyamqp://{user}:{password}@{host}:{self.port}/{quote(self.vhost, safe='')}"
 
 
@@ -89,6 +90,11 @@ def parse(url: str) -> Address:
     if not consumer_timeout.isdigit() or int(consumer_timeout) < _SHORTEST_TIMEOUT:
         msg = f"{mask(url)!r}: consumer_timeout is the server's own in seconds, from {_SHORTEST_TIMEOUT}"
         raise ConfigurationError(msg)
+    if "://" in unquote(parts.path):
+        msg = (
+            f"{mask(url)!r} names several servers: amqp:// takes one. Put an address before them that finds a live one"
+        )
+        raise ConfigurationError(msg)
     is_tls = parts.scheme.lower() == "amqps"
     host = parts.hostname or "localhost"
     path = parts.path.removeprefix("/")
@@ -97,7 +103,7 @@ def parse(url: str) -> Address:
         port=port or (5671 if is_tls else 5672),
         vhost=unquote(path) or "/",
         user=unquote(parts.username or "guest"),
-        password=unquote(parts.password or "guest"),
+        password=Secret(unquote(parts.password or "guest")),
         tls=_tls(options, host, url) if is_tls else None,
         heartbeat=int(heartbeat),
         is_replicated=queue_type == "quorum",

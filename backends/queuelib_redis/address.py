@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from queuelib.errors import ConfigurationError
 from queuelib.settings import LEASE, mask
+from queuelib.signing import Secret
 
 __all__ = ["KEEPALIVE", "Address", "parse"]
 
@@ -33,27 +34,27 @@ class Address:
         is_durable: Whether it counts only when it is in the append-only file, on the disk.
         sentinels: Hosts and ports of sentinels, which know the server; empty where the URL names it itself.
         master: The name by which they know it.
+        url: The URL as it was given.
         lease: Seconds for which a silent worker keeps what it took.
-        url: The URL as it was given; mask it before printing.
     """
 
     host: str
     port: int
     db: int
     user: str | None
-    password: str | None
+    password: Secret | None
     tls: dict[str, Any] | None
     wait: int
     is_durable: bool
     sentinels: tuple[tuple[str, int], ...]
     master: str
-    url: str
+    url: Secret
     lease: float = LEASE
 
     @property
     def place(self) -> str:
         """The URL without its password."""
-        return mask(self.url)
+        return mask(self.url.reveal())
 
     def is_same_server(self, other: Address) -> bool:
         """Return whether both name one database in the same words."""
@@ -65,7 +66,7 @@ class Address:
         host = f"[{self.host}]" if ":" in self.host else self.host
         login = ""
         if self.password is not None:
-            login = f"{quote(self.user or '', safe='')}:{quote(self.password, safe='')}@"
+            login = f"{quote(self.user or '', safe='')}:{quote(self.password.reveal(), safe='')}@"
         elif self.user is not None:
             login = f"{quote(self.user, safe='')}@"
         return f"{scheme}://{login}{host}:{self.port}/{self.db}"
@@ -77,7 +78,7 @@ class Address:
             "port": self.port,
             "db": self.db,
             "username": self.user,
-            "password": self.password,
+            "password": None if self.password is None else self.password.reveal(),
         }
         return options | (self.tls or {})
 
@@ -125,13 +126,13 @@ def parse(url: str) -> Address:
         port=port or 6379,
         db=_database(parts.path, url),
         user=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
+        password=Secret(unquote(parts.password)) if parts.password else None,
         tls=_tls(options, url, is_tls=scheme == "rediss"),
         wait=_replicas(options.get("wait", "0"), url),
         is_durable=_is_yes("durable", options.get("durable", "no"), url),
         sentinels=sentinels,
         master=options.get("master", ""),
-        url=url,
+        url=Secret(url),
         lease=_lease(options.get("lease", str(LEASE)), url),
     )
 
@@ -154,7 +155,7 @@ def _sentinels(rest: str, url: str) -> tuple[tuple[tuple[str, int], ...], str]:
 def _database(path: str, url: str) -> int:
     text = path.strip("/")
     if text and not (text.isascii() and text.isdigit()):
-        msg = f"{mask(url)!r}: after the host comes the number of a database, as in redis://host:6379/0, not {text!r}"
+        msg = f"{mask(url)!r}: after the host comes the number of a database, as in redis://host:6379/0, not {mask(text)!r}"
         raise ConfigurationError(msg)
     return int(text or "0")
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from queuelib.errors import ConfigurationError
 from queuelib.ports import Redelivery, TransportCapabilities, TransportSettings
+from queuelib.signing import Secret
 from queuelib_redis.address import Address
 from queuelib_redis.wire import SOCKET_TIMEOUT, pack
 
@@ -51,13 +52,13 @@ def address_of(client: Any) -> Address:
         port=client.port or 6379,
         db=int((client.virtual_host or "0").strip("/") or 0),
         user=client.userid,
-        password=client.password,
+        password=None if client.password is None else Secret(client.password),
         tls=dict(client.ssl) if isinstance(client.ssl, dict) else None,
         wait=0,
         is_durable=False,
         sentinels=(),
         master="",
-        url=client.as_uri(),
+        url=Secret(client.as_uri()),
     )
 
 

@@ -16,6 +16,7 @@ from queuelib.ports import (
     TransportCapabilities,
     TransportSettings,
 )
+from queuelib.settings import mask
 
 __all__ = ["BACKEND", "SqliteBackend"]
 
@@ -70,9 +71,9 @@ def _path(url: str) -> Path:
     rest, _, query = url.partition("://")[2].partition("?")
     host, slash, path = rest.partition("/")
     if host or not slash or not path.strip("/"):
-        msg = f"{url!r} names no file; write sqlite:///jobs.db, or sqlite:////data/jobs.db for an absolute path"
+        msg = f"{mask(url)!r} names no file; write sqlite:///jobs.db, or sqlite:////data/jobs.db for an absolute path"
         raise ConfigurationError(msg)
     if query:
-        msg = f"sqlite:// knows no options, and {url!r} has {query!r}"
+        msg = f"sqlite:// knows no options, and {mask(url)!r} has {mask(query)!r}"
         raise ConfigurationError(msg)
     return Path(unquote(path)).absolute()

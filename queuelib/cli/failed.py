@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from queuelib.cli.place import Place, place_options
-from queuelib.errors import ConfigurationError, UnknownJob
+from queuelib.errors import BrokerUnavailable, ConfigurationError, QueuelibError, SubmitUnknown, UnknownJob
 from queuelib.ports import QuarantineItem
 
 __all__ = ["failed"]
@@ -51,11 +52,24 @@ def list_items(*, as_json: bool, **where: Any) -> None:
 @click.argument("ids", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 def retry(ids: tuple[str, ...], *, everything: bool, **where: Any) -> None:
-    """Put messages back into their queues, after checking that they can be read."""
+    """Put messages back into their queues, after checking that they can be read and, with keys, who signed them.
+
+    What fails the check stays set aside, and the exit status is 1.
+    """
     place = Place(**where)
+    has_refused = False
     for item in _chosen(place, ids, everything=everything):
-        place.retry(item)
-        click.echo(f"{item.id} is queued again in {item.color}")
+        try:
+            color = place.retry(item)
+        except (BrokerUnavailable, SubmitUnknown):
+            raise
+        except QueuelibError as error:
+            has_refused = True
+            click.echo(f"queuelib: {_printable(str(error))}", err=True)
+        else:
+            click.echo(f"{item.id} is queued again in {color}")
+    if has_refused:
+        sys.exit(1)
 
 
 @failed.command()

@@ -11,8 +11,9 @@ import click
 from queuelib.bundle import outgoing
 from queuelib.dispatcher import Dispatcher
 from queuelib.envelope import decode
-from queuelib.errors import DecodeError
-from queuelib.ids import Key
+from queuelib.errors import DecodeError, QueuelibError
+from queuelib.ids import Key, job_id
+from queuelib.outcome import FORGED, QUARANTINED
 from queuelib.ports import QuarantineItem, ResultBackend
 
 __all__ = ["Place", "place_options"]
@@ -39,18 +40,29 @@ class Place:
         """Return the result backend."""
         return self._dispatcher.open_results()
 
-    def retry(self, item: QuarantineItem) -> None:
-        """Publish a message again under its own ids, as if it had never died.
+    def retry(self, item: QuarantineItem) -> str:
+        """Publish a message again under its own ids, as if it had never died; return its color.
 
         Raises:
-            DecodeError: Its bytes cannot be read, now as before.
+            DecodeError: Its bytes cannot be read, now as before, or no key that is known here signed them.
+            QueuelibError: Jobs of it have ended otherwise since, or it is too large to be sent.
         """
+        keys = self._dispatcher.keys
         try:
-            bundle = decode(item.frame)
+            bundle = decode(item.frame, keys)
         except DecodeError as error:
             msg = f"{item.id} cannot be queued again: {error}"
             raise DecodeError(msg) from error
-        self.results().forget([Key(bundle.id, index) for index in bundle.indexes])
+        jobs = [Key(bundle.id, index) for index in bundle.indexes]
+        over = [
+            one for one in self.results().fetch(jobs) if one and one.is_final and one.state not in {QUARANTINED, FORGED}
+        ]
+        if over:
+            msg = f"{item.id} cannot be queued again: its job {job_id(*over[0].key)} is {over[0].state} by now"
+            raise QueuelibError(msg)
         fresh = bundle._replace(due=None, expires=None, deaths=0, submitted=time.time())
-        self._dispatcher.publish([outgoing(fresh, is_successor=True)])
+        frame = outgoing(fresh, keys, is_successor=True)
+        self.results().forget(jobs)
+        self._dispatcher.publish([frame])
         self.results().release([item.id])
+        return fresh.color

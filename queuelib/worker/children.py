@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from queuelib.codec import is_list_of_one, joined_list, split_list
 from queuelib.errors import DecodeError, WorkerError
 from queuelib.outcome import Outcome
+from queuelib.signing import Keyring
 from queuelib.worker import process
 from queuelib.worker.child import DROP, JOBS, STOP, outcome_from, serve
 from queuelib.worker.execute import Executor
@@ -433,9 +434,12 @@ class TemplateCrew:
         self.bell = _make_bell()
         send_frame(ours, dict(order))
         try:
-            self.manifest: Mapping[str, Any] = FrameReader(ours).next()
+            manifest = dict(FrameReader(ours).next())
         except EOFError:
-            self.manifest = {"error": "the process that imports the modules ended without a word"}
+            manifest = {"error": "the process that imports the modules ended without a word"}
+        secret = manifest.pop("keys", None)
+        self.keys = None if secret is None else Keyring(secret[0], accepts_unsigned=bool(secret[1]))
+        self.manifest: Mapping[str, Any] = manifest
         if "error" in self.manifest:
             self.close()
             raise WorkerError(self.manifest["error"])

@@ -54,14 +54,14 @@ class Beside:
         report: Descriptor to which the worker writes one line of JSON when it is ready or has failed.
         folders: The program's sys.path.
         tasks: Tasks that the worker must know.
-        configure: Broker, results and namespace.
+        configure: Broker, results, namespace and keys.
     """
 
     owner: int
     report: int
     folders: Sequence[str] = ()
     tasks: Sequence[str] = ()
-    configure: Mapping[str, str] = field(default_factory=dict[str, str])
+    configure: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
 def run(wishes: Wishes, beside: Beside | None = None) -> int:
@@ -108,7 +108,8 @@ def _start(wishes: Wishes, beside: Beside | None, name: str) -> Supervisor:
         raise WorkerError(msg)
     try:
         plan = plan_for(wishes, manifest, name)
-        link = Link(manifest["broker"], manifest["results"], manifest["namespace"], manifest["keep"], SYSTEM)
+        place = manifest["broker"], manifest["results"], manifest["namespace"], manifest["keep"]
+        link = Link(*place, SYSTEM, crew.keys)
     except QueuelibError:
         crew.close()
         raise

@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING
 from queuelib import body
 from queuelib.clock import Clock
 from queuelib.envelope import decode
-from queuelib.errors import DecodeError, UnsupportedVersion
+from queuelib.errors import BadSignature, DecodeError, UnsupportedVersion
 from queuelib.ids import Key, job_id
-from queuelib.outcome import QUARANTINED, QUEUED, RUNNING, Record
+from queuelib.outcome import QUARANTINED, QUEUED, RUNNING, SCHEDULED, Record
 from queuelib.ports import Delivery, QuarantineItem, Settled
 from queuelib.settings import UNKNOWN_DELAY
 from queuelib.worker.lease import Hold
 
 if TYPE_CHECKING:
+    from queuelib.message import Bundle
     from queuelib.ports import ResultBackend
+    from queuelib.signing import Keyring
 
 __all__ = ["Intake", "Taken"]
+
+_MOST_SEEN = 100_000  # signed messages that a worker remembers, the latest ones
 
 
 @dataclass(slots=True)
@@ -47,6 +51,7 @@ class Intake:
         patience: Seconds for which an unknown task or version is given back before it is set aside.
         clock: The clocks.
         once: Names of the tasks that must not start a second time: all their starts are marked.
+        keys: Who may have signed a message; None: anybody may write one.
     """
 
     def __init__(
@@ -55,13 +60,17 @@ class Intake:
         colors: Collection[str],
         patience: float,
         clock: Clock,
+        *,
         once: Collection[str] = (),
+        keys: Keyring | None = None,
     ) -> None:
         self._tasks = frozenset(tasks)
         self._once = frozenset(once)
         self._colors = frozenset(colors)
         self._patience = patience
         self._clock = clock
+        self._keys = keys
+        self._seen: dict[tuple[bytes, int, int], None] = {}
 
     def read(self, deliveries: Sequence[Delivery], results: Callable[[], ResultBackend]) -> Taken:
         """Sort deliveries into those to run, to settle and to postpone.
@@ -70,29 +79,16 @@ class Intake:
             BrokerUnavailable: A redelivered one had to be looked up, and the result backend did not answer.
         """
         taken = Taken([], [], [])
-        holds: list[Hold] = []
-        for delivery in deliveries:
-            try:
-                bundle = decode(delivery.frame)
-            except UnsupportedVersion as error:
-                self._postpone(taken, delivery, str(error))
-                continue
-            except DecodeError as error:
-                taken.settled.append(self._set_aside(delivery, f"undecodable: {error}"))
-                continue
-            if bundle.task not in self._tasks:
-                self._postpone(taken, delivery, f"no worker knows the task {bundle.task!r}")
-                continue
-            if bundle.color != delivery.color and bundle.color not in self._colors:
-                taken.settled.append(self._set_aside(delivery, f"it came by {delivery.color} and is {bundle.color!r}"))
-                continue
-            hold = Hold(delivery, bundle)
-            if bundle.task in self._once:
+        bundles = ((delivery, self._bundle(delivery, taken)) for delivery in deliveries)
+        holds = [Hold(delivery, bundle) for delivery, bundle in bundles if bundle is not None]
+        for hold in holds:
+            if hold.bundle.task in self._once:
                 hold.starts = dict.fromkeys(range(hold.left), 0)
-            holds.append(hold)
-        redelivered = [hold for hold in holds if hold.delivery.redelivered]
-        if redelivered:
-            self._look_up(redelivered, results())
+        doubtful = [hold for hold in holds if hold.delivery.redelivered]
+        if self._keys is not None and len(doubtful) < len(holds):
+            doubtful += self._replayed([hold for hold in holds if not hold.delivery.redelivered], results())
+        if doubtful:
+            self._look_up(doubtful, results())
         for hold in holds:
             if hold.left:
                 taken.holds.append(hold)
@@ -100,14 +96,54 @@ class Intake:
                 taken.settled.append(Settled(hold.delivery, is_complete=True))
         return taken
 
-    def _look_up(self, redelivered: Sequence[Hold], results: ResultBackend) -> None:
-        """Drop the jobs of redelivered bundles that have ended or gone on elsewhere, and count their starts."""
-        places = [(hold, position) for hold in redelivered for position in range(hold.left)]
+    def _bundle(self, delivery: Delivery, taken: Taken) -> Bundle | None:
+        """Return what is in a delivery, or None if it was sorted otherwise."""
+        try:
+            bundle = decode(delivery.frame, self._keys)
+        except BadSignature as error:
+            taken.settled.append(self._refuse(delivery, str(error)))
+        except UnsupportedVersion as error:
+            self._postpone(taken, delivery, str(error))
+        except DecodeError as error:
+            taken.settled.append(self._set_aside(delivery, f"undecodable: {error}"))
+        else:
+            is_elsewhere = bundle.color != delivery.color
+            if is_elsewhere and self._keys is not None:
+                reason = f"it was signed for the color {bundle.color!r} and came by {delivery.color}"
+                taken.settled.append(self._refuse(delivery, reason))
+            elif bundle.task not in self._tasks:
+                self._postpone(taken, delivery, f"no worker knows the task {bundle.task!r}")
+            elif is_elsewhere and bundle.color not in self._colors:
+                taken.settled.append(self._set_aside(delivery, f"it came by {delivery.color} and is {bundle.color!r}"))
+            else:
+                return bundle
+        return None
+
+    def _replayed(self, holds: Sequence[Hold], results: ResultBackend) -> list[Hold]:
+        """Return the bundles of whose first job something is known: whoever reads the broker can send them again.
+
+        Those of which all jobs have ended are among them. To ask for each job would cost more than quick ones take; and
+        a backend that keeps no record of what was given out has to read for it all that ended since, so that there only
+        what was here before is looked up.
+        """
+        if not results.capabilities.records:
+            marks = [(hold.bundle.id, hold.bundle.indexes[0], hold.bundle.attempt) for hold in holds]
+            seen_before = [hold for hold, mark in zip(holds, marks, strict=True) if mark in self._seen]
+            self._seen.update(dict.fromkeys(marks))
+            while len(self._seen) > _MOST_SEEN:
+                del self._seen[next(iter(self._seen))]
+            holds = seen_before
+        records = results.fetch([hold.key(0) for hold in holds]) if holds else []
+        return [hold for hold, found in zip(holds, records, strict=True) if found is not None and not _waits(found)]
+
+    def _look_up(self, holds: Sequence[Hold], results: ResultBackend) -> None:
+        """Drop the jobs that have ended or gone on elsewhere, and count the starts of redelivered ones."""
+        places = [(hold, position) for hold in holds for position in range(hold.left)]
         records = results.fetch([hold.key(position) for hold, position in places])
         for (hold, position), record in zip(places, records, strict=True):
             if _is_over(record, hold.bundle.attempt):
                 hold.end(position, position + 1)
-            else:
+            elif hold.delivery.redelivered:
                 # Without a mark nobody knows whether it had started: it may have, once, unless every start is marked.
                 counted = record is not None and record.state in (RUNNING, QUEUED) and record.body
                 unmarked = 0 if hold.bundle.task in self._once else 1
@@ -122,10 +158,16 @@ class Intake:
         else:
             taken.postponed.append(delivery)
 
+    def _refuse(self, delivery: Delivery, reason: str) -> Settled:
+        """Set a message aside and say nothing of the jobs that it names: it need not be theirs."""
+        name = f"refused-{uuid.uuid4().hex}"
+        item = QuarantineItem(name, delivery.color, f"not to be trusted: {reason}", delivery.frame, self._clock.wall())
+        return Settled(delivery, quarantined=[item], is_complete=True)
+
     def _set_aside(self, delivery: Delivery, reason: str) -> Settled:
         now = self._clock.wall()
         try:
-            bundle = decode(delivery.frame)
+            bundle = decode(delivery.frame, self._keys)
         except DecodeError:
             item = QuarantineItem(f"unreadable-{uuid.uuid4().hex}", delivery.color, reason, delivery.frame, now)
             return Settled(delivery, quarantined=[item], is_complete=True)
@@ -134,6 +176,10 @@ class Intake:
         report = body.of_failure(bundle.task, "", reason)
         records = [Record(Key(bundle.id, i), QUARANTINED, bundle.attempt, report, now) for i in bundle.indexes]
         return Settled(delivery, records, quarantined=[item], is_complete=True, reply=bundle.reply)
+
+
+def _waits(record: Record) -> bool:
+    return record.state in {QUEUED, SCHEDULED} and not record.body
 
 
 def _is_over(record: Record | None, attempt: int) -> bool:

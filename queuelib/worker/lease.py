@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from queuelib.message import Bundle, Outgoing
     from queuelib.ports import Delivery
+    from queuelib.signing import Keyring
 
 __all__ = ["Hold", "Holds", "Part"]
 
@@ -120,10 +121,10 @@ class Hold:
             at = self._states.find(_WAITING, end)
         return found
 
-    def remainder(self) -> Outgoing:
-        """Return the jobs without an outcome as a frame of their own."""
+    def remainder(self, keys: Keyring | None = None) -> Outgoing:
+        """Return the jobs without an outcome as a frame of their own, signed if there are keys."""
         positions = [position for position, state in enumerate(self._states) if state != _ENDED]
-        return outgoing(part(self.bundle, positions, due=None), is_successor=True)
+        return outgoing(part(self.bundle, positions, due=None), keys, is_successor=True)
 
     def is_same(self, bundle: Bundle) -> bool:
         """Whether a bundle has exactly these jobs, at this attempt."""

@@ -10,9 +10,11 @@ from queuelib import broker, plugins
 from queuelib.clock import Clock
 from queuelib.errors import BrokerUnavailable
 from queuelib.ports import Redelivery
+from queuelib.sealed import SealedResults, SealedSettlement
 
 if TYPE_CHECKING:
     from queuelib.ports import Lane, ResultBackend, Settlement
+    from queuelib.signing import Keyring
 
 __all__ = ["Link"]
 
@@ -22,12 +24,24 @@ _LONGEST_WAIT = 10.0  # seconds between two attempts
 
 
 class Link:
-    """The lane, the result backend and the door between them."""
+    """The lane, the result backend and the door between them; with keys, what is stored is signed."""
 
-    def __init__(self, broker_url: str, results_url: str, namespace: str, keep: float, clock: Clock) -> None:
+    def __init__(  # noqa: PLR0917 - what a manifest says, in its order
+        self,
+        broker_url: str,
+        results_url: str,
+        namespace: str,
+        keep: float,
+        clock: Clock,
+        keys: Keyring | None = None,
+    ) -> None:
+        self.keys = keys
         self._namespace = namespace
         self._settings = broker.settings_for(broker_url, namespace)
-        self.results: ResultBackend = plugins.backend_for(results_url).results(results_url, namespace, keep)
+        self._stored = plugins.backend_for(results_url).results(results_url, namespace, keep)
+        self.results: ResultBackend = (
+            self._stored if keys is None else SealedResults(self._stored, keys, shows_forged=False)
+        )
         self._backend = plugins.find_backend(broker_url)
         self._clock = clock
         self._failures = 0
@@ -69,7 +83,8 @@ class Link:
             self.failed(error)
             return False
         self.lane = lane
-        self.door = self._backend.join(lane.handle, self.results) if self._backend is not None else None
+        door = self._backend.join(lane.handle, self._stored) if self._backend is not None else None
+        self.door = door if door is None or self.keys is None else SealedSettlement(door, self.keys)
         self._failures = 0
         return True
 

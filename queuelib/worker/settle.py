@@ -30,6 +30,7 @@ from queuelib.retry import delay_before
 if TYPE_CHECKING:
     from queuelib.message import Outgoing
     from queuelib.ports import Lane, ResultBackend, Settlement
+    from queuelib.signing import Keyring
     from queuelib.worker.lease import Hold
 
 __all__ = ["Ledger", "forget_accepted", "write"]
@@ -63,10 +64,11 @@ class _Entry:
 
 
 class Ledger:
-    """Collects the outcomes of some rounds into one entry a delivery."""
+    """Collects the outcomes of some rounds into one entry a delivery; what it makes frames of is signed by `keys`."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, keys: Keyring | None = None) -> None:
         self._clock = clock
+        self._keys = keys
         self._entries: dict[Hold, _Entry] = {}
         self._singles: list[Settled] = []
 
@@ -156,14 +158,14 @@ class Ledger:
             case Again(delay, report) if attempt <= bundle.limits.retries:
                 wait = delay_before(attempt + 1, bundle.limits) if delay is None else delay
                 successor = part(bundle, [at], attempt=attempt + 1, due=now + wait, deaths=0)
-                entry.successors = [*entry.successors, outgoing(successor, is_successor=True)]
+                entry.successors = [*entry.successors, outgoing(successor, self._keys, is_successor=True)]
                 return Record(key, RETRYING, attempt + 1, report, now)
             case Again(_, report) | Failed(report):
                 return Record(key, FAILED, attempt, report, now)
             case NotRun(state):
                 return Record(key, state, attempt, b"", now)
             case Quarantined(reason):
-                frame = outgoing(part(bundle, [at], due=None, deaths=0)).frame
+                frame = outgoing(part(bundle, [at], due=None, deaths=0), self._keys).frame
                 item = QuarantineItem(job_id(*key), bundle.color, reason, frame, now)
                 entry.quarantined = [*entry.quarantined, item]
                 return Record(key, QUARANTINED, attempt, body.of_failure(bundle.task, "", reason), now)

@@ -82,8 +82,8 @@ class Supervisor:
         self._ready = Ready(plan.palette, plan.colors)
         self._pace = Pace()
         self._assigner = Assigner(plan, self._ready, self._pace)
-        self._ledger = Ledger(clock)
-        self._intake = Intake(self._tasks, plan.colors, plan.patience, clock, self._once)
+        self._ledger = Ledger(clock, link.keys)
+        self._intake = Intake(self._tasks, plan.colors, plan.patience, clock, once=self._once, keys=link.keys)
         self._holds = Holds()
         self._unsettled: list[Settled] = []
         self._postponed: list[tuple[float, Delivery]] = []
@@ -767,7 +767,9 @@ class Supervisor:
         whole += [delivery for _, delivery in self._postponed]
         whole += [delivery for deliveries, _ in self._stranded for delivery in deliveries]
         parts = [
-            Settled(hold.delivery, successors=[hold.remainder()], is_complete=True, reply=hold.bundle.reply)
+            Settled(
+                hold.delivery, successors=[hold.remainder(self._link.keys)], is_complete=True, reply=hold.bundle.reply
+            )
             for hold in ours
             if hold.left and not hold.is_untouched
         ]

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from queuelib.errors import Shutdown, WorkerError
+from queuelib.errors import ConfigurationError, Shutdown, WorkerError
 from queuelib.worker import process
 from queuelib.worker.child import serve
 from queuelib.worker.execute import Executor
@@ -29,6 +29,7 @@ from queuelib.worker.shared import Slot
 
 if TYPE_CHECKING:
     from queuelib.dispatcher import Dispatcher
+    from queuelib.signing import Keyring
 
 __all__ = ["main", "manifest_of"]
 
@@ -46,16 +47,24 @@ def main() -> None:
     try:
         dispatcher = load(order["targets"], folders=order["folders"], tasks=order["tasks"])
         dispatcher.configure(**order["configure"])
-        manifest = manifest_of(dispatcher)
+        manifest, keys = manifest_of(dispatcher), _keys_of(dispatcher)
     except WorkerError as error:
         send_frame(control, {"error": str(error)})
         sys.exit(1)
     except BaseException:  # noqa: BLE001 - a user's module may raise anything, SystemExit included
         send_frame(control, {"error": "the worker could not import its modules:\n" + traceback.format_exc()})
         sys.exit(1)
-    send_frame(control, manifest)
+    secret = None if keys is None else (keys.secret.reveal(), keys.accepts_unsigned)
+    send_frame(control, {**manifest, "keys": secret})  # the other end takes it off what it shows
     gc.freeze()  # what is here now is shared with the children for as long as nobody writes to it
     _serve(control, dispatcher, order["worker"], supervisor)
+
+
+def _keys_of(dispatcher: Dispatcher) -> Keyring | None:
+    try:
+        return dispatcher.keys
+    except ConfigurationError as error:  # the user's modules are not to blame: no traceback
+        raise WorkerError(str(error)) from error
 
 
 def manifest_of(dispatcher: Dispatcher) -> dict[str, Any]:

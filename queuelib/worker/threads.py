@@ -28,7 +28,8 @@ def workers(dispatcher: Dispatcher, processes: int, name: str) -> Generator[None
     manifest = manifest_of(dispatcher)
     name = name or f"threads-{threading.get_ident():x}"
     crew = ThreadCrew(dispatcher, manifest, name)
-    link = Link(manifest["broker"], manifest["results"], manifest["namespace"], manifest["keep"], SYSTEM)
+    place = manifest["broker"], manifest["results"], manifest["namespace"], manifest["keep"]
+    link = Link(*place, SYSTEM, dispatcher.keys)
     plan = plan_for(Wishes(targets=(), processes=processes, grace=_LEAVE_AFTER), manifest, name)
     supervisor = Supervisor(crew, link, plan)
     ready = threading.Event()

@@ -358,7 +358,7 @@ def _clean_redis(url: str, namespace: str) -> None:
 
 def _clean_amqp(url: str, namespace: str) -> None:
     address = parse(url)
-    credentials = pika.PlainCredentials(address.user, address.password)
+    credentials = pika.PlainCredentials(address.user, address.password.reveal())
     parameters = pika.ConnectionParameters(address.host, address.port, address.vhost, credentials=credentials)
     with closing(pika.BlockingConnection(parameters)) as connection:
         channel = connection.channel()

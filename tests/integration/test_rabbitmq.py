@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def plain_connection(url: str) -> pika.BlockingConnection:
     """Connect without any of our own code but the URL's."""
     address = parse(url)
-    credentials = pika.PlainCredentials(address.user, address.password)
+    credentials = pika.PlainCredentials(address.user, address.password.reveal())
     return pika.BlockingConnection(
         pika.ConnectionParameters(address.host, address.port, address.vhost, credentials=credentials)
     )
@@ -507,7 +507,7 @@ class TestUrls:
     def test_options(self) -> None:
         """Options are read, and unknown ones refused."""
         address = parse("amqps://me:p%40ss@host/vh?queue_type=classic&heartbeat=7&verify=no")
-        assert (address.port, address.vhost, address.password) == (5671, "vh", "p@ss")
+        assert (address.port, address.vhost, address.password.reveal()) == (5671, "vh", "p@ss")
         assert (address.is_replicated, address.heartbeat) == (False, 7)
         with pytest.raises(ConfigurationError, match="knows no option 'hearbeat'"):
             parse("amqp://host?hearbeat=7")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from queuelib import codec, envelope
 from queuelib.clock import Clock
 from queuelib.message import Bundle, Limits
-from queuelib.ports import Delivery
+from queuelib.ports import Delivery, ResultCapabilities
 from queuelib.worker.lease import Hold, Part
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class FakeResults:
     records: dict[Key, Record] = field(default_factory=dict["Key", "Record"])
     error: Exception | None = None
     cancelled_keys: list[Key] = field(default_factory=list["Key"])
+    capabilities: ResultCapabilities = field(default_factory=lambda: ResultCapabilities(records=True))
 
     def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:
         """Keep the records."""

@@ -103,5 +103,5 @@ def test_final_states() -> None:
     states = [*ON_THE_WAY, *OTHER_ENDINGS, SUCCEEDED]
     assert {state for state in states if record(state).is_final} == {
         *(SUCCEEDED, FAILED),
-        *("cancelled", "expired", "quarantined"),
+        *("cancelled", "expired", "quarantined", "forged"),
     }

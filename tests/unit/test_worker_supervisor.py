@@ -90,6 +90,7 @@ class Link:
     """Connections that the test breaks and mends."""
 
     def __init__(self, *, keeps_claims: bool, is_ours: bool = True) -> None:
+        self.keys = None
         self.keeps_claims = keeps_claims
         self.lease: float | None = None
         self.delays = True

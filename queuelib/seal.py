@@ -1,0 +1,218 @@
+"""Signed records: what a record says, bound to its job by a signature in front of its body.
+
+A record of several successes is signed as one. Backends may have to split it all the same, without a key: each job's
+part then takes along what proves that it belongs to the whole, the digests of about the square root of their number of
+slices of results. docs/wire-format.md describes the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from math import isqrt
+from typing import Any, NamedTuple, cast
+
+import msgpack
+
+from queuelib import codec
+from queuelib.errors import BadSignature, DecodeError
+from queuelib.ids import Key
+from queuelib.outcome import Record
+from queuelib.signing import OUTCOME, SIGNATURE_BYTES, Keyring
+
+__all__ = ["is_sealed", "open_sealed", "parts", "seal", "without_seal"]
+
+_MARK = 0xC1  # a byte with which no msgpack begins
+_WHOLE, _COLUMN, _PART = 1, 2, 3
+_DIGEST_BYTES = 32
+_packb = cast("Callable[..., bytes]", msgpack.packb)  # which says that it may return None, and never does
+
+
+class _Sealed(NamedTuple):
+    form: int
+    key_id: str
+    signature: bytes
+    content: bytes
+
+
+class _Part(NamedTuple):
+    """One success of several: a slice of the results with its own, and the digests of all slices."""
+
+    first: int
+    span: int  # how many they are
+    at: int  # which of them it is, from 0
+    head: bytes
+    digests: bytes
+    results: bytes
+
+    @property
+    def width(self) -> int:
+        return _width(self.span)
+
+
+def seal(record: Record, keys: Keyring) -> Record:
+    """Return a record with a signed body."""
+    body = record.body
+    form, proof = (_WHOLE, body) if record.count == 1 else (_COLUMN, _proof(*_digests(body, record.count)))
+    key_id, signature = keys.sign(OUTCOME, _context(form, record), proof)
+    return record._replace(body=_packed(form, key_id, signature, body))
+
+
+def is_sealed(body: bytes) -> bool:
+    """Return whether a body bears a signature, right or wrong."""
+    return body[:1] == b"\xc1"
+
+
+def open_sealed(record: Record, keys: Keyring) -> Record:
+    """Return a record with the body that was signed.
+
+    Raises:
+        BadSignature: None of the keys signed that this is what became of this job.
+    """
+    try:
+        sealed = _read(record.body)
+        covered, proof, body = _covered(record, sealed)
+    except DecodeError as error:
+        msg = f"its signature cannot be read: {error}"
+        raise BadSignature(msg) from error
+    keys.verify((sealed.key_id, sealed.signature), OUTCOME, covered, proof)
+    return record._replace(body=body)
+
+
+def _covered(record: Record, sealed: _Sealed) -> tuple[bytes, bytes, bytes]:
+    """Return what the signature of a record has to cover, in two pieces, and the body behind it."""
+    form, _, _, content = sealed
+    if form == _WHOLE and record.count == 1:
+        return _context(form, record), content, content
+    if form == _COLUMN and record.count > 1:
+        return _context(form, record), _proof(*_digests(content, record.count)), content
+    if form == _PART and record.count == 1:
+        part = _read_part(content)
+        if record.key.index == part.first + part.at:
+            key = Key(record.key.bundle, part.first)
+            whole = Record(key, record.state, record.attempt, count=part.span)
+            return _context(_COLUMN, whole), _proof(part.head, _with_own(part)), _single(part)
+    msg = "it was made for another record"
+    raise DecodeError(msg)
+
+
+def without_seal(body: bytes) -> bytes:
+    """Return a body without its signature, which is not looked at: for whoever has no key.
+
+    Raises:
+        DecodeError: It cannot be read.
+    """
+    form, _, _, content = _read(body)
+    return _single(_read_part(content)) if form == _PART else content
+
+
+def parts(record: Record) -> list[Record]:
+    """Return a signed record of several successes as one record a job, each with what proves that it was signed.
+
+    Raises:
+        DecodeError: Its body cannot be read.
+    """
+    form, key_id, signature, content = _read(record.body)
+    if form != _COLUMN:
+        msg = "a record of several jobs bears the signature of one"
+        raise DecodeError(msg)
+    width = _width(record.count)
+    head, results = _split(content)
+    slices = codec.split_list_every(results, record.count, width)
+    digests = b"".join(sha256(one).digest() for one in slices)
+    found: list[Record] = []
+    for at, key in enumerate(record.keys):
+        part = _packb((record.key.index, record.count, at, head, digests, slices[at // width]))
+        body = _packed(_PART, key_id, signature, part)
+        found.append(Record(key, record.state, record.attempt, body, record.at))
+    return found
+
+
+def _context(form: int, record: Record) -> bytes:
+    (bundle, index), state, attempt, _, _, count = record
+    return b"%d %b %d %d %d %b\n" % (form, bundle.hex().encode(), index, count, attempt, state.encode())
+
+
+def _packed(form: int, key_id: str, signature: bytes, content: bytes) -> bytes:
+    name = key_id.encode()
+    return b"%c%c%c%b%b%b" % (_MARK, form, len(name), name, signature, content)
+
+
+def _read(body: bytes) -> _Sealed:
+    start = 3 + (body[2] if len(body) > 2 else 0)  # noqa: PLR2004 - mark, form, length of the key's id
+    end = start + SIGNATURE_BYTES
+    if body[:1] != b"\xc1" or len(body) < end:
+        msg = "it is not a signed body, or cut short"
+        raise DecodeError(msg)
+    try:
+        key_id = body[3:start].decode("ascii")
+    except UnicodeDecodeError as error:
+        msg = "the id of its key is not ASCII"
+        raise DecodeError(msg) from error
+    return _Sealed(body[1], key_id, body[start:end], body[end:])
+
+
+def _width(count: int) -> int:
+    """Return how many results a slice has."""
+    return isqrt(count - 1) + 1
+
+
+def _split(content: bytes) -> tuple[bytes, bytes]:
+    """Return what the successes have in common, encoded, and the encoded list of their results."""
+    match _unpacked(content):
+        case [str(), str(), float(), bytes(results)] as fields:
+            return _packb(fields[:3]), results
+        case _:
+            msg = "it does not hold results"
+            raise DecodeError(msg)
+
+
+def _digests(content: bytes, count: int) -> tuple[bytes, bytes]:
+    head, results = _split(content)
+    slices = codec.split_list_every(results, count, _width(count))
+    return head, b"".join(sha256(one).digest() for one in slices)
+
+
+def _proof(head: bytes, digests: bytes) -> bytes:
+    return sha256(head).digest() + digests
+
+
+def _read_part(content: bytes) -> _Part:
+    match _unpacked(content):
+        case [int(first), int(span), int(at), bytes(head), bytes(digests), bytes(results)] if 0 <= at < span:
+            part = _Part(first, span, at, head, digests, results)
+        case _:
+            msg = "it is not one of several successes"
+            raise DecodeError(msg)
+    if len(digests) != -(-span // part.width) * _DIGEST_BYTES:
+        msg = "it has not a digest for each slice"
+        raise DecodeError(msg)
+    return part
+
+
+def _with_own(part: _Part) -> bytes:
+    """Return the digests of all slices, with that of its own slice made from the results that are here."""
+    start = part.at // part.width * _DIGEST_BYTES
+    own = sha256(part.results).digest()
+    return part.digests[:start] + own + part.digests[start + _DIGEST_BYTES :]
+
+
+def _single(part: _Part) -> bytes:
+    """Return the body that the job would have had alone."""
+    before = part.at // part.width * part.width
+    there = min(part.width, part.span - before)
+    result = codec.split_list(codec.joined_list(there, part.results), there)[part.at - before]
+    match _unpacked(part.head):
+        case [str(task), str(ran_by), float(seconds)]:
+            return _packb((task, ran_by, seconds, result))
+        case _:
+            msg = "it does not say what its result is of"
+            raise DecodeError(msg)
+
+
+def _unpacked(data: bytes) -> Any:
+    try:
+        return msgpack.unpackb(data, max_array_len=16, max_map_len=0, max_ext_len=0)
+    except ValueError as error:
+        msg = f"it is not readable: {error}"
+        raise DecodeError(msg) from error

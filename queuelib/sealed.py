@@ -1,0 +1,168 @@
+"""Doors that sign what goes in and check what comes out, around those of any backend, which know nothing of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from queuelib.errors import BadSignature
+from queuelib.ids import Key, job_id
+from queuelib.message import Outgoing
+from queuelib.outcome import CANCELLED, FORGED, QUEUED, SCHEDULED, Record
+from queuelib.ports import Cancelled, QuarantineItem, ResultBackend, ResultCapabilities, Settled, Settlement, WorkerInfo
+from queuelib.seal import is_sealed, open_sealed, seal
+from queuelib.signing import Keyring
+
+__all__ = ["SealedResults", "SealedSettlement"]
+
+_log = logging.getLogger("queuelib.signing")
+# Backends say these themselves, of what they were asked: a client cancelled a job, or nothing is known of it yet.
+_SAID_BY_BACKENDS = frozenset({QUEUED, SCHEDULED, CANCELLED})
+
+
+class SealedResults:
+    """A result backend whose records are signed.
+
+    Args:
+        inner: The backend.
+        keys: The first one signs, all verify.
+        shows_forged: Whether a record that nobody here signed is shown as one of the state `forged`, for a client to
+            raise; a worker takes it for no record at all.
+    """
+
+    def __init__(self, inner: ResultBackend, keys: Keyring, *, shows_forged: bool) -> None:
+        self.inner = inner
+        self._keys = keys
+        self._shows_forged = shows_forged
+        self._last: _Opened | None = None  # a record of thousands of jobs is asked for many times
+
+    @property
+    def capabilities(self) -> ResultCapabilities:
+        """What the backend can promise."""
+        return self.inner.capabilities
+
+    def accept(self, frames: Sequence[Outgoing]) -> None:
+        """Remember that these bundles were given out."""
+        self.inner.accept(frames)
+
+    def expect(self, frames: Sequence[Outgoing]) -> None:
+        """Note that this client is about to publish bundles."""
+        self.inner.expect(frames)
+
+    def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:
+        """Sign records and store them."""
+        return self.inner.store([seal(record, self._keys) for record in records], reply)
+
+    def fetch(self, keys: Sequence[Key]) -> list[Record | None]:
+        """Return what is known of each job and was signed."""
+        return self._opened(keys, self.inner.fetch(keys))
+
+    def wait(self, keys: Sequence[Key], timeout: float) -> Sequence[Record | None] | None:
+        """Wait as the backend does; what it says by the way is checked."""
+        found = self.inner.wait(keys, timeout)
+        return None if found is None else self._opened(keys, found)
+
+    def forget(self, keys: Sequence[Key]) -> None:
+        """Drop what is stored of these jobs' endings."""
+        self.inner.forget(keys)
+
+    def inbox(self) -> str:
+        """Return the address on which this client waits."""
+        return self.inner.inbox()
+
+    def cancel(self, keys: Sequence[Key]) -> None:
+        """Mark jobs; marks are not signed."""
+        self.inner.cancel(keys)
+
+    def cancelled(self, cursor: Any) -> Cancelled:
+        """Return the marks made since `cursor`."""
+        return self.inner.cancelled(cursor)
+
+    def quarantine(self, items: Sequence[QuarantineItem]) -> None:
+        """Set messages aside; their frames are signed, what is said of them is not."""
+        self.inner.quarantine(items)
+
+    def quarantined(self) -> list[QuarantineItem]:
+        """Return all that is set aside."""
+        return self.inner.quarantined()
+
+    def release(self, ids: Sequence[str]) -> None:
+        """Remove items from the quarantine."""
+        self.inner.release(ids)
+
+    def announce(self, worker: WorkerInfo, lifetime: float) -> None:
+        """Say that a worker lives; this is not signed."""
+        self.inner.announce(worker, lifetime)
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return the workers that say that they live."""
+        return self.inner.workers()
+
+    def close(self) -> None:
+        """Give up connections."""
+        self.inner.close()
+
+    def _opened(self, keys: Sequence[Key], found: Sequence[Record | None]) -> list[Record | None]:
+        opened: list[Record | None] = []
+        record = checked = None
+        bundle, start, end = b"", 0, 0  # the jobs that the last record tells of, if it is good
+        for key, one in zip(keys, found, strict=True):
+            if one is None:
+                opened.append(None)
+            elif one is record and key[0] == bundle and start <= key[1] < end:
+                opened.append(checked)
+            else:
+                record, start, end = one, 0, 0
+                checked = self._checked(key, one)
+                opened.append(checked)
+                if checked is not None and checked.count > 1:
+                    (bundle, start), end = checked.key, checked.key.index + checked.count
+        return opened
+
+    def _checked(self, key: Key, record: Record) -> Record | None:
+        try:
+            opened = self._open(key, record)
+        except BadSignature as error:
+            _log.warning("the %s record of job %s is not believed: %s", record.state, job_id(*key), error)
+            return Record(key, FORGED, body=str(error).encode()) if self._shows_forged else None
+        return opened
+
+    def _open(self, key: Key, record: Record) -> Record:
+        bundle, first = record.key
+        if bundle != key.bundle or not first <= key.index < first + record.count:
+            msg = "it is that of another job"
+            raise BadSignature(msg)
+        if is_sealed(record.body):
+            last = self._last
+            if last is None or (last.stored is not record and last.stored != record):
+                last = self._last = _Opened(record, open_sealed(record, self._keys))
+            return last.record
+        is_backends_word = record.state in _SAID_BY_BACKENDS and not record.body and record.count == 1
+        if is_backends_word or self._keys.accepts_unsigned:
+            return record
+        msg = "it is not signed"
+        raise BadSignature(msg)
+
+
+class _Opened(NamedTuple):
+    """A record as it is stored, and as it was found to be signed."""
+
+    stored: Record
+    record: Record
+
+
+class SealedSettlement:
+    """A settlement that signs the records it writes."""
+
+    def __init__(self, inner: Settlement, keys: Keyring) -> None:
+        self._inner = inner
+        self._keys = keys
+
+    def settle(self, batch: Sequence[Settled]) -> list[bool]:
+        """Sign the records of a batch and write it."""
+        return self._inner.settle([self._signed(entry) for entry in batch])
+
+    def _signed(self, entry: Settled) -> Settled:
+        records = [seal(record, self._keys) for record in entry.records]
+        return Settled(entry.delivery, records, entry.successors, entry.quarantined, entry.is_complete, entry.reply)
