@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import isfinite
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import msgpack
 
@@ -25,9 +25,11 @@ __all__ = ["MAX_JOBS", "VERSION", "decode", "encode"]
 VERSION = 2
 _MOST_BYTES = MAX_MESSAGE_BYTES + 1024
 _MOST_ATTEMPTS = MAX_RETRIES + 1
+_MOST_FIELDS = 32  # of any list; a later version may have more than this one
 MAX_JOBS = 65_536  # in one bundle; a forged count must not make us allocate more
 _packb = cast("Callable[..., bytes]", msgpack.packb)  # which says that it may return None, and never does
 _unpackb = cast("Callable[..., Any]", msgpack.unpackb)
+_MOST_CALL_BYTES = 4096  # of what the bundles of one call have in common: names and limits, remembered while they last
 _OPTIONAL_NUMBER = (int, float, type(None))
 _NUMBER = (int, float)
 _CALL_TYPES: tuple[Any, ...] = (
@@ -51,10 +53,6 @@ _PAYLOAD_TYPES: tuple[Any, ...] = (
     bytes,  # trace
     bytes,  # column
 )
-# The same, in the same order.
-_Payload = tuple[
-    bytes, bytes, int, list[int] | None, float, float | None, float | None, int, int, bytes, bytes
-]  # fmt: skip
 _PLAIN = bytes([0x94, VERSION, 0xC0, 0xC0, 0xC4])  # the beginning of an unsigned envelope below 256 bytes
 _Call = tuple[str, str, bytes, Limits, str]
 
@@ -98,11 +96,7 @@ def decode(frame: bytes) -> Bundle:
     """
     if frame[:5] == _PLAIN and len(frame) > 6 and frame[5] == len(frame) - 6:  # noqa: PLR2004 - the length is one byte
         # The common case: a short one of this version, unsigned.
-        try:
-            fields = _decoder().decode(frame[6:])
-        except ValueError:
-            fields = _payload(frame[6:])  # which says what is wrong with it
-        return _bundle(fields)
+        return _bundle(_read_payload(frame[6:]))
     outer = _unpack(frame, "the envelope")
     if type(outer) is not list or not outer or type(outer[0]) is not int:
         msg = "these bytes are not an envelope of queuelib"
@@ -113,7 +107,7 @@ def decode(frame: bytes) -> Bundle:
     if len(outer) != 4 or type(outer[3]) is not bytes:  # noqa: PLR2004 - the four parts in the docstring
         msg = "the envelope is not a list of version, key id, signature and payload"
         raise DecodeError(msg)
-    return _bundle(_payload(outer[3]))
+    return _bundle(_read_payload(outer[3]))
 
 
 @lru_cache(maxsize=1)
@@ -121,7 +115,34 @@ def _decoder() -> Any:
     """Return what reads a payload and checks the types of its fields in one step."""
     import msgspec  # noqa: PLC0415 - unneeded by a program without tasks
 
-    return msgspec.msgpack.Decoder(_Payload)
+    indexes = Annotated[list[int], msgspec.Meta(max_length=MAX_JOBS)]
+    time = float | None
+    return msgspec.msgpack.Decoder(  # the fields of _PAYLOAD_TYPES, in the same order
+        tuple[bytes, bytes, int, indexes | None, float, time, time, int, int, bytes, bytes]
+    )
+
+
+@lru_cache(maxsize=1)
+def _parts() -> tuple[Any, Any]:
+    """Return what cuts a list into its fields, and what reads a field that is a list of numbers or the like.
+
+    Neither takes much more memory than the bytes do: a frame of empty lists within each other is refused at the first
+    of them, before anything is made of it.
+    """
+    import msgspec  # noqa: PLC0415 - unneeded by a program without tasks
+
+    fields = Annotated[list[msgspec.Raw], msgspec.Meta(max_length=_MOST_FIELDS)]
+    numbers = Annotated[list[int | float | bool | bytes | None], msgspec.Meta(max_length=MAX_JOBS)]
+    return msgspec.msgpack.Decoder(fields), msgspec.msgpack.Decoder(numbers)
+
+
+def _read_payload(data: bytes) -> Any:
+    if len(data) > _MOST_BYTES:
+        return _payload(data)
+    try:
+        return _decoder().decode(data)
+    except (ValueError, RecursionError):
+        return _payload(data)  # which says what is wrong with it
 
 
 def _payload(data: bytes) -> Any:
@@ -138,6 +159,9 @@ def _pack_call(task: str, color: str, schema: bytes, limits: Limits, reply: str)
 
 @lru_cache(maxsize=1024)
 def _read_call(data: bytes) -> _Call:
+    if len(data) > _MOST_CALL_BYTES:
+        msg = f"the call has {len(data):,} bytes; at most {_MOST_CALL_BYTES:,} are read"
+        raise DecodeError(msg)
     fields = _unpack(data, "the call")
     _check(fields, _CALL_TYPES, "call")
     task, color, schema, numbers, reply = fields
@@ -153,10 +177,16 @@ def _unpack(data: bytes, what: str) -> Any:
         msg = f"{what} has {len(data):,} bytes; at most {MAX_MESSAGE_BYTES:,} are read"
         raise DecodeError(msg)
     try:
-        return _unpackb(data, max_array_len=MAX_JOBS, max_map_len=0, max_ext_len=0)
-    except (ValueError, TypeError, RecursionError) as error:
+        return [_field(bytes(raw)) for raw in _parts()[0].decode(data)]
+    except (ValueError, RecursionError) as error:
         msg = f"{what} is not readable: {type(error).__name__}: {error}"
         raise DecodeError(msg) from error
+
+
+def _field(data: bytes) -> Any:
+    if list_length(data) >= 0:
+        return _parts()[1].decode(data)
+    return _unpackb(data, max_array_len=0, max_map_len=0, max_ext_len=0)
 
 
 def _bundle(fields: Any) -> Bundle:
