@@ -14,7 +14,7 @@ from typing import Annotated, Any, cast
 
 import msgpack
 
-from queuelib.codec import list_length
+from queuelib.codec import decode_fields, list_length
 from queuelib.errors import DecodeError, TooLarge, UnsupportedVersion
 from queuelib.ids import BUNDLE_BYTES
 from queuelib.message import Bundle, Limits
@@ -25,10 +25,9 @@ __all__ = ["MAX_JOBS", "VERSION", "decode", "encode"]
 VERSION = 2
 _MOST_BYTES = MAX_MESSAGE_BYTES + 1024
 _MOST_ATTEMPTS = MAX_RETRIES + 1
-_MOST_FIELDS = 32  # of any list; a later version may have more than this one
 MAX_JOBS = 65_536  # in one bundle; a forged count must not make us allocate more
 _packb = cast("Callable[..., bytes]", msgpack.packb)  # which says that it may return None, and never does
-_unpackb = cast("Callable[..., Any]", msgpack.unpackb)
+_LATEST = 2.0**38  # seconds since 1970; no clock goes beyond the year 9999
 _MOST_CALL_BYTES = 4096  # of what the bundles of one call have in common: names and limits, remembered while they last
 _OPTIONAL_NUMBER = (int, float, type(None))
 _NUMBER = (int, float)
@@ -122,20 +121,6 @@ def _decoder() -> Any:
     )
 
 
-@lru_cache(maxsize=1)
-def _parts() -> tuple[Any, Any]:
-    """Return what cuts a list into its fields, and what reads a field that is a list of numbers or the like.
-
-    Neither takes much more memory than the bytes do: a frame of empty lists within each other is refused at the first
-    of them, before anything is made of it.
-    """
-    import msgspec  # noqa: PLC0415 - unneeded by a program without tasks
-
-    fields = Annotated[list[msgspec.Raw], msgspec.Meta(max_length=_MOST_FIELDS)]
-    numbers = Annotated[list[int | float | bool | bytes | None], msgspec.Meta(max_length=MAX_JOBS)]
-    return msgspec.msgpack.Decoder(fields), msgspec.msgpack.Decoder(numbers)
-
-
 def _read_payload(data: bytes) -> Any:
     if len(data) > _MOST_BYTES:
         return _payload(data)
@@ -177,16 +162,10 @@ def _unpack(data: bytes, what: str) -> Any:
         msg = f"{what} has {len(data):,} bytes; at most {MAX_MESSAGE_BYTES:,} are read"
         raise DecodeError(msg)
     try:
-        return [_field(bytes(raw)) for raw in _parts()[0].decode(data)]
+        return decode_fields(data)
     except (ValueError, RecursionError) as error:
         msg = f"{what} is not readable: {type(error).__name__}: {error}"
         raise DecodeError(msg) from error
-
-
-def _field(data: bytes) -> Any:
-    if list_length(data) >= 0:
-        return _parts()[1].decode(data)
-    return _unpackb(data, max_array_len=0, max_map_len=0, max_ext_len=0)
 
 
 def _bundle(fields: Any) -> Bundle:
@@ -194,6 +173,9 @@ def _bundle(fields: Any) -> Bundle:
     task, color, schema, limits, reply = _read_call(call)
     if not (isfinite(submitted) and (due is None or isfinite(due)) and (expires is None or isfinite(expires))):
         msg = f"a field of the payload is {submitted}, {due} or {expires}, and every number is finite"
+        raise DecodeError(msg)
+    if not (0 <= submitted <= _LATEST and 0 <= (due or 0) <= _LATEST and 0 <= (expires or 0) <= _LATEST):
+        msg = f"a time of the payload is {submitted:g}, {due} or {expires}: that is no wall time"
         raise DecodeError(msg)
     counts_are_sane = 1 <= attempt <= _MOST_ATTEMPTS and 0 <= deaths <= MAX_RETRIES
     if len(bundle_id) != BUNDLE_BYTES or not 0 < size <= MAX_JOBS or not counts_are_sane:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from queuelib.errors import RegistrationError
+from queuelib.shown import shown
 
-__all__ = ["dotted_name", "file_of", "is_importing", "name_of", "worker_target"]
+__all__ = ["check_name", "dotted_name", "file_of", "is_importing", "name_of", "worker_target"]
 
+_LONGEST_NAME = 255
 is_importing = False  # true in a worker's template while it imports the user's modules
 
 
@@ -29,6 +31,18 @@ def name_of(thing: Any) -> str:
             raise RegistrationError(msg)
         module = dotted_name(path)
     return f"{module}.{thing.__qualname__}".replace(".<locals>", "").replace("<lambda>", "lambda")
+
+
+def check_name(name: str) -> str:
+    """Return a task's wire name.
+
+    Raises:
+        RegistrationError: It is empty, too long, or has a character that does not print or is white.
+    """
+    if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable() or any(one.isspace() for one in name):
+        msg = f"{shown(name, 80)!r} is no name of a task: 1 to {_LONGEST_NAME} characters that print, without spaces"
+        raise RegistrationError(msg)
+    return name
 
 
 def file_of(thing: Any) -> Path | None:

@@ -9,6 +9,8 @@ __all__ = [
     "DEFAULT_NAMESPACE",
     "KEEP",
     "LEASE",
+    "LONGEST_DELAY",
+    "MAX_CONTAINERS",
     "MAX_DEPTH",
     "MAX_MESSAGE_BYTES",
     "MAX_RETRIES",
@@ -24,8 +26,12 @@ LEASE = 15.0  # seconds a silent worker keeps what it took
 RENEW = 5.0  # three chances within a lease
 SUBMIT_DEADLINE = 5.0  # seconds within which submit answers
 MAX_DEPTH = 64  # nesting of arguments and results
+MAX_CONTAINERS = 1_000_000  # lists and maps in one value: an empty one takes a byte on the wire and a hundred here
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-MAX_RETRIES = 2**31 - 1  # every server's integers hold one more
+MAX_RETRIES = (
+    1_000_000  # of one job; a forged or forgotten number ends, and a week of one every second does not reach it
+)
+LONGEST_DELAY = 10 * 365 * 24 * 3600.0  # seconds; every server's clocks and integers hold such a time
 DEATHS = 3  # under the same job, then it is set aside
 KEEP = 24 * 3600.0  # seconds an outcome is kept
 UNKNOWN_DELAY = 30.0  # seconds between two tries of a task that no worker here knows: a deploy is under way
