@@ -143,7 +143,8 @@ class Store:
         if not self.rung:
             return set()
         rows = connection.execute("SELECT path, topic FROM waiter").fetchall()
-        return {path for path, topic in rows if topic in self.rung}
+        # What the file says is opened and written to: nothing outside of its own folder is.
+        return {path for path, topic in rows if topic in self.rung and os.path.dirname(path) == str(self.folder)}  # noqa: PTH120
 
     def _ring(self, waiters: set[str]) -> None:
         gone = [path for path in waiters if not self.ringer.ring(path)]
