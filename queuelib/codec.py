@@ -158,8 +158,11 @@ def decode_list(data: bytes) -> list[Any]:
     Raises:
         DecodeError: As for `decode`, because of any of them.
     """
-    values: list[Any] = decode(data, max_depth=MAX_DEPTH + 1)
-    return values
+    values: object = decode(data, max_depth=MAX_DEPTH + 1)
+    if type(values) is not list:
+        msg = f"a list belongs here, and not a value of type {type(values).__name__}"
+        raise DecodeError(msg)
+    return cast("list[Any]", values)
 
 
 class _Budget:

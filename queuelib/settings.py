@@ -41,6 +41,7 @@ NAMESPACE = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 # A user and a password may hold '@' themselves: up to the last one, but not into the next URL of a list.
 _USERINFO = re.compile(r"(://[^:/\s]*):(?:(?![;,][\w+.-]+://)\S)*@")
+_SPACES = re.compile(r"(\s+)")
 _QUERY_SECRET = re.compile(r"((?:password|passwd|secret|token|key)=)[^&;\s]*", re.IGNORECASE)
 
 
@@ -50,4 +51,12 @@ def mask(text: str) -> str:
     >>> mask("redis://me:secret@host/0")
     'redis://me:***@host/0'
     """
-    return _QUERY_SECRET.sub(r"\1***", _USERINFO.sub(r"\1:***@", text))
+    if "@" in text:
+        text = "".join([_masked(word) for word in _SPACES.split(text)])
+    return _QUERY_SECRET.sub(r"\1***", text)
+
+
+def _masked(word: str) -> str:
+    # What is looked at ends with '@': where none follows, each '://' would be a reason to look at all the rest.
+    end = word.rfind("@") + 1
+    return _USERINFO.sub(r"\1:***@", word[:end]) + word[end:]

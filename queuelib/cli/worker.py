@@ -18,7 +18,7 @@ __all__ = ["Formatter", "duration", "size", "worker"]
 
 def duration(text: Any) -> float:
     """Return a duration in seconds from `30`, `30s`, `5m`, `2h` or `1d`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", str(text).strip())
+    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(ms|s|m|h|d)?", str(text).strip())
     if match is None:
         msg = f"{text!r} is no duration: write 30, 30s, 5m, 2h or 1d"
         raise click.BadParameter(msg)
@@ -27,7 +27,7 @@ def duration(text: Any) -> float:
 
 def size(text: Any) -> int:
     """Return a size in bytes from `500M` or `2G`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,12})?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
     if match is None:
         msg = f"{text!r} is no size: write 500M or 2G"
         raise click.BadParameter(msg)
