@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 from queuelib.errors import RegistrationError
 from queuelib.shown import shown
 
-__all__ = ["check_name", "dotted_name", "file_of", "is_importing", "name_of", "worker_target"]
+__all__ = ["check_name", "dotted_name", "file_of", "is_importing", "make_importable", "name_of", "worker_target"]
 
 _LONGEST_NAME = 255
 is_importing = False  # true in a worker's template while it imports the user's modules
@@ -62,6 +64,18 @@ def dotted_name(path: Path) -> str:
         parts.insert(0, folder.name)
         folder = folder.parent
     return ".".join(parts) or path.stem
+
+
+def make_importable(environment: dict[str, str]) -> None:
+    """Let `python -P -m queuelib` find this very package, also when it is not installed but on sys.path."""
+    roots: list[str] = []
+    for name in ("queuelib", "queuelib_memory"):
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            roots.append(os.path.dirname(os.path.dirname(spec.origin)))  # noqa: PTH120
+    inherited = environment.get("PYTHONPATH")
+    paths = [root for root in dict.fromkeys(roots) if "site-packages" not in root]
+    environment["PYTHONPATH"] = os.pathsep.join([*paths, *([inherited] if inherited else [])])
 
 
 def worker_target(thing: Any) -> str:

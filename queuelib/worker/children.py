@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from queuelib import naming
 from queuelib.codec import is_list_of_one, joined_list, split_list
 from queuelib.errors import DecodeError, WorkerError
 from queuelib.outcome import Outcome
@@ -427,10 +428,12 @@ class TemplateCrew:
         process.become_subreaper()
         ours, theirs = socket.socketpair()
         environment = dict(os.environ)
+        naming.make_importable(environment)
         for name in _THREAD_CAPS:  # a thread pool made at import would be missing in a forked copy
             environment.setdefault(name, "1")
         self._template = subprocess.Popen(
-            [sys.executable, "-m", "queuelib.worker.template", str(theirs.fileno())],
+            # -P: the current folder is put on the path by what loads the user's modules, behind the standard library.
+            [sys.executable, "-P", "-m", "queuelib.worker.template", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env=environment,
             start_new_session=True,

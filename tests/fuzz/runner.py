@@ -20,6 +20,7 @@ __all__ = ["MOST_MIB", "MOST_SECONDS", "Findings", "fuzz"]
 
 MOST_SECONDS = 0.050  # of processor time for one input
 MOST_MIB = 64.0  # of resident memory more than before the first
+_KEEP_SHARE = 0.05
 _KEPT = 200  # inputs of a target that were read, to mutate further
 
 
@@ -47,7 +48,7 @@ class Findings:
 
 def fuzz(count: int, seed: int, targets: Sequence[Target] = TARGETS) -> Findings:
     """Mutate and read so many inputs, by turns for each target; the same seed gives the same inputs."""
-    random, found = Random(seed), Findings()  # noqa: S311 - no secret
+    random, found = Random(seed), Findings()
     pools: dict[str, list[bytes | str]] = {target.name: list(target.seeds) for target in targets}
     for target in targets:
         for honest in target.seeds:  # imports and caches are not what is measured
@@ -59,31 +60,35 @@ def fuzz(count: int, seed: int, targets: Sequence[Target] = TARGETS) -> Findings
             target = targets[number % len(targets)]
             pool = pools[target.name]
             data = _mutated(random.choice(pool), random.choice(pool), random)
-            seconds, error = _run(target, data)
-            if seconds > MOST_SECONDS:
-                seconds = min(
-                    seconds, *[_run(target, data)[0] for _ in range(3)]
-                )  # the first may have met the collector
-            found.count += 1
-            found.seconds[target.name] += seconds
-            found.tried[target.name] += 1
-            found.slowest[target.name] = max(seconds, found.slowest.get(target.name, 0.0))
-            if error is None:
-                found.read[target.name] += 1
-                if random.random() < 0.05:
-                    pool.append(data)
-                    if len(pool) > _KEPT:
-                        del pool[len(target.seeds) + random.randrange(_KEPT - len(target.seeds))]
-            elif not isinstance(error, target.allowed):
-                found.wrong.append(f"{target.name}: {type(error).__name__}: {error!s:.200} from {data!r:.2000}")
-            if seconds > MOST_SECONDS:
-                found.wrong.append(f"{target.name}: {seconds:.3f} s for {data!r:.2000}")
+            if _try(target, data, found) and random.random() < _KEEP_SHARE:
+                pool.append(data)
+                if len(pool) > _KEPT:
+                    del pool[len(target.seeds) + random.randrange(_KEPT - len(target.seeds))]
     finally:
         logging.disable(logging.NOTSET)
     found.grown_mib = _peak_mib() - before
     if found.grown_mib > MOST_MIB:
         found.wrong.append(f"memory grew by {found.grown_mib:.0f} MiB")
     return found
+
+
+def _try(target: Target, data: bytes | str, found: Findings) -> bool:
+    """Read one input and note how it went; return whether it was read."""
+    seconds, error = _run(target, data)
+    if seconds > MOST_SECONDS:
+        seconds = min(seconds, *[_run(target, data)[0] for _ in range(3)])  # the first may have met the collector
+    name = target.name
+    found.count += 1
+    found.seconds[name] += seconds
+    found.tried[name] += 1
+    found.slowest[name] = max(seconds, found.slowest.get(name, 0.0))
+    if seconds > MOST_SECONDS:
+        found.wrong.append(f"{name}: {seconds:.3f} s for {data!r:.2000}")
+    if error is None:
+        found.read[name] += 1
+    elif not isinstance(error, target.allowed):
+        found.wrong.append(f"{name}: {type(error).__name__}: {error!s:.200} from {data!r:.2000}")
+    return error is None
 
 
 def _mutated(data: bytes | str, other: bytes | str, random: Random) -> bytes | str:
@@ -98,7 +103,7 @@ def _run(target: Target, data: bytes | str) -> tuple[float, BaseException | None
     started = time.thread_time()
     try:
         target.read(data)
-    except BaseException as error:  # noqa: BLE001 - what comes out is what is asked
+    except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
         return time.thread_time() - started, error

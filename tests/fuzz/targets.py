@@ -59,7 +59,7 @@ _KEY = Key(bytes(range(16)), 3)
 _AT = dt.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=ZoneInfo("Europe/Berlin"))
 _VALUES: list[Any] = [
     None, True, 3, -7, 2**80, 0.5, "text", b"bytes", [1, [2.5, "x"]], {"a": 1, "b": [None]}, {(1, 2): 3}, _AT, _AT.date(), _AT.time(),
-    dt.timedelta(3, 4, 5), Decimal("1.25"), UUID(int=7), 1 + 2j, {1, 2}, frozenset({("a", 1)}), Path("/tmp/x"), Fraction(3, 7),
+    dt.timedelta(3, 4, 5), Decimal("1.25"), UUID(int=7), 1 + 2j, {1, 2}, frozenset({("a", 1)}), Path("/x/y"), Fraction(3, 7),
     [_AT, {Decimal(1): {frozenset({1}): UUID(int=1)}}], "\ud800",
 ]  # fmt: skip
 _RECORDS = [
