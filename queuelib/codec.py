@@ -158,11 +158,11 @@ def decode_list(data: bytes) -> list[Any]:
     Raises:
         DecodeError: As for `decode`, because of any of them.
     """
-    values: object = decode(data, max_depth=MAX_DEPTH + 1)
+    values = decode(data, max_depth=MAX_DEPTH + 1)
     if type(values) is not list:
         msg = f"a list belongs here, and not a value of type {type(values).__name__}"
         raise DecodeError(msg)
-    return cast("list[Any]", values)
+    return values
 
 
 class _Budget:
