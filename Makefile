@@ -8,11 +8,12 @@ ROWS ?= 1-66
 BROKERS ?= sqlite,redis,rabbitmq
 CRASH_ARGS ?=
 PYTEST_ARGS ?=
+FUZZ_ARGS ?=
 BIN := $(VENV)/bin
 SOURCES := queuelib backends/queuelib_memory backends/queuelib_sqlite backends/queuelib_redis backends/queuelib_rabbitmq
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test unit check format docs build bench-peers crash crash-quick crash-peers clean
+.PHONY: help demo test unit check format docs build fuzz bench-peers crash crash-quick crash-peers clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -53,6 +54,9 @@ crash-quick: $(VENV)/.dev ## the fault rows that guard every change, with a leas
 
 build: $(VENV)/.dev ## wheel and source distribution into dist/
 	$(BIN)/python -m build --outdir dist .
+
+fuzz: $(VENV)/.dev ## mutated inputs for everything that reads foreign bytes or text; FUZZ_ARGS='--count 1000000 --seed 1'
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 bench-peers: $(BENCH_VENV)/.peers ## the same work on queuelib and its peers, into docs/benchmarks.md; BENCH_ARGS='--quick', '--help'
 	VENV=$(BENCH_VENV) QUEUELIB_TEST_WAY=local scripts/with-servers -- $(BENCH_VENV)/bin/python -m tests.benchmarks.peers $(BENCH_ARGS)

@@ -83,10 +83,10 @@ def _process(dispatcher: Served, processes: int, name: str) -> Generator[None]:
             **({} if dispatcher.keys is None else {"key": dispatcher.keys.secret.reveal()}),
         },
     }
-    command = [sys.executable, "-m", "queuelib", "worker", *targets, "--processes", str(processes), "--quiet"]
+    command = [sys.executable, "-P", "-m", "queuelib", "worker", *targets, "--processes", str(processes), "--quiet"]
     command += ["--grace", str(_LEAVE_AFTER), *(["--name", name] if name else [])]
     environment = {**os.environ, "QUEUELIB_BESIDE": json.dumps(beside)}
-    _make_importable(environment)
+    naming.make_importable(environment)
     worker = subprocess.Popen(
         command, pass_fds=[owner_read, report_write], env=environment, start_new_session=True, stdin=subprocess.DEVNULL
     )
@@ -130,18 +130,6 @@ def _end(worker: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             worker.kill()
             worker.wait()
-
-
-def _make_importable(environment: dict[str, str]) -> None:
-    """Let `python -m queuelib` find this very package, also when it is not installed but on sys.path."""
-    roots: list[str] = []
-    for name in ("queuelib", "queuelib_memory"):
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None:
-            roots.append(os.path.dirname(os.path.dirname(spec.origin)))  # noqa: PTH120
-    inherited = environment.get("PYTHONPATH")
-    paths = [root for root in dict.fromkeys(roots) if "site-packages" not in root]
-    environment["PYTHONPATH"] = os.pathsep.join([*paths, *([inherited] if inherited else [])])
 
 
 def _target(thing: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import msgpack
@@ -20,6 +21,8 @@ from queuelib.outcome import Record
 __all__ = ["Body", "of_error", "of_result", "of_results", "read", "rebuild", "singles"]
 
 _packb = cast("Callable[..., bytes]", msgpack.packb)  # which says that it may return None, and never does
+_LIST, _FIELDS_OF_RESULT, _FIELDS_OF_ERROR = 0x90, 4, 6  # msgpack's mark of a short list, and how long ours are
+_MOST_COUNT_BYTES = 9  # of the longest integer
 _MAX_TEXT = 64 * 1024  # of a traceback or message; both ends of a longer one are kept
 _RAISED_AS_THEMSELVES: Mapping[str, type[Exception]] = {
     cls.__name__: cls
@@ -156,22 +159,26 @@ def read(data: bytes) -> Body:
         DecodeError: They were not written by queuelib.
     """
     try:
-        if seal.is_sealed(data):
-            data = seal.without_seal(data)
+        data = seal.without_seal(data) if seal.is_sealed(data) else data
         if not data:
             return Body()
-        fields = msgpack.unpackb(data, max_array_len=16, max_map_len=0, max_ext_len=0)
-    except ValueError as error:
-        msg = f"a stored outcome is not readable: {error}"
+        reads_result, reads_error = _readers()
+        fields = (reads_result if data[0] == _LIST | _FIELDS_OF_RESULT else reads_error).decode(data)
+    except (ValueError, RecursionError) as error:
+        msg = f"a stored outcome is not readable, or has not the fields of a result or an error: {error}"
         raise DecodeError(msg) from error
-    match fields:
-        case [str(task), str(ran_by), float(seconds), bytes(result)]:
-            return Body(task, ran_by, seconds, result)
-        case [str(task), str(ran_by), str(type_name), str(message), bytes(arguments), str(text)]:
-            return Body(task, ran_by, 0.0, b"", type_name, message, arguments, text)
-        case _:
-            msg = "a stored outcome has not the fields of a result or an error"
-            raise DecodeError(msg)
+    if len(fields) == _FIELDS_OF_RESULT:
+        return Body(*fields)
+    task, ran_by, type_name, message, arguments, text = fields
+    return Body(task, ran_by, 0.0, b"", type_name, message, arguments, text)
+
+
+@lru_cache(maxsize=1)
+def _readers() -> tuple[Any, Any]:
+    """Return what reads a result, and what reads an error; neither makes anything that is not in their fields."""
+    from msgspec.msgpack import Decoder  # noqa: PLC0415 - unneeded by a program that reads no results
+
+    return Decoder(tuple[str, str, float, bytes]), Decoder(tuple[str, str, str, str, bytes, str])
 
 
 def rebuild(body: Body, registered: Mapping[str, type[Exception]]) -> Exception:
@@ -233,7 +240,7 @@ def starts_in(data: bytes) -> int:
     """Return the count in a start mark; 0 where there is none or it is not a sane number."""
     try:
         data = seal.without_seal(data) if seal.is_sealed(data) else data
-        count = msgpack.unpackb(data) if data else 0
+        count = msgpack.unpackb(data) if 0 < len(data) <= _MOST_COUNT_BYTES else 0
     except ValueError:
         return 0
     return count if type(count) is int and 0 <= count < 1000 else 0  # noqa: PLR2004 - far beyond any limit of deaths

@@ -10,25 +10,31 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+import math
+import re
+import reprlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from itertools import chain, pairwise
 from pathlib import Path, PurePath
 from struct import Struct
-from typing import Any, cast
+from typing import Annotated, Any, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import msgpack
 
 from queuelib.errors import DecodeError, EncodeError, TooLarge
-from queuelib.settings import MAX_DEPTH, MAX_MESSAGE_BYTES
+from queuelib.settings import MAX_CONTAINERS, MAX_DEPTH, MAX_MESSAGE_BYTES
+from queuelib.shown import shown
 
 __all__ = [
     "EXTENSIONS",
     "decode",
+    "decode_fields",
     "decode_list",
     "encode",
     "encode_number",
@@ -65,6 +71,14 @@ _LISTS = frozenset({list, tuple})
 _NATIVE = (int, float, str, bytes, bytearray, list, tuple, dict, type(None))  # msgpack asks no more about these
 _ONE = b"\x91"  # the header of a list of one
 _MAX_MAP = 1_000_000
+_MOST_NESTED = 4 * MAX_MESSAGE_BYTES  # bytes of extensions within each other
+_MOST_FRACTION_BITS = 65_536  # reducing one takes 15 ms, and ten times the bits a hundred times as long
+_ZONE = re.compile(
+    r"[A-Za-z0-9_+-]{1,32}(?:/[A-Za-z0-9_+-]{1,32}){0,2}"
+)  # others would be looked for as files or modules
+_DTYPE = re.compile(r"[<>|=][biufcmMSUV]\d{0,9}(?:\[\d{0,9}[A-Za-zμ]{1,2}\])?")  # numpy parses more than that
+_MOST_FIELDS = 32  # of a list of ours; a later version may have more than this one
+_MOST_NUMBERS = 65_536  # in a field: an index for each job of a bundle
 _MAX_LIST = 16_000_000  # a byte an element at the least: no more can be in a message
 
 
@@ -108,7 +122,34 @@ def decode(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     Raises:
         DecodeError: The bytes are truncated, foreign, nested too deeply, or hold a value that cannot be.
     """
-    return _decode(data, max_depth, max_depth)
+    return _decode(data, max_depth, max_depth, _Budget())
+
+
+def decode_fields(data: bytes) -> list[Any]:
+    """Return the few plain values in a list of ours, of which each may be a list of numbers and the like.
+
+    It never takes much more memory than the bytes do: lists within each other are refused at the first of them,
+    before anything is made of it.
+
+    Raises:
+        ValueError, RecursionError: The bytes are something else.
+    """
+    fields, numbers = _field_readers()
+    return [
+        numbers.decode(raw)
+        if list_length(raw) >= 0
+        else msgpack.unpackb(raw, max_array_len=0, max_map_len=0, max_ext_len=0, unicode_errors="surrogatepass")
+        for raw in map(bytes, fields.decode(data))
+    ]
+
+
+@lru_cache(maxsize=1)
+def _field_readers() -> tuple[Any, Any]:
+    import msgspec  # noqa: PLC0415 - unneeded by a program without tasks
+
+    fields = Annotated[list[msgspec.Raw], msgspec.Meta(max_length=_MOST_FIELDS)]
+    numbers = Annotated[list[int | float | bool | bytes | None], msgspec.Meta(max_length=_MOST_NUMBERS)]
+    return msgspec.msgpack.Decoder(fields), msgspec.msgpack.Decoder(numbers)
 
 
 def decode_list(data: bytes) -> list[Any]:
@@ -117,20 +158,66 @@ def decode_list(data: bytes) -> list[Any]:
     Raises:
         DecodeError: As for `decode`, because of any of them.
     """
-    values: list[Any] = decode(data, max_depth=MAX_DEPTH + 1)
+    values = decode(data, max_depth=MAX_DEPTH + 1)
+    if type(values) is not list:
+        msg = f"a list belongs here, and not a value of type {type(values).__name__}"
+        raise DecodeError(msg)
     return values
 
 
-def _decode(data: bytes, max_depth: int, extensions: int) -> Any:
+class _Budget:
+    """What may still be made of one value's bytes.
+
+    Attributes:
+        containers: How many more lists, maps and extensions.
+        nested: How many more bytes of extensions, each of which is a copy while it is read.
+    """
+
+    __slots__ = ("containers", "nested")
+
+    def __init__(self) -> None:
+        self.containers = MAX_CONTAINERS
+        self.nested = _MOST_NESTED
+
+    def spend(self, containers: int, nested: int = 0) -> None:
+        """Count.
+
+        Raises:
+            DecodeError: There were too many.
+        """
+        self.containers -= containers
+        self.nested -= nested
+        if self.containers < 0:
+            msg = f"more than {MAX_CONTAINERS:,} lists and maps; pass an array, or a path to the data"
+            raise DecodeError(msg)
+        if self.nested < 0:
+            msg = f"more than {_MOST_NESTED:,} bytes in extensions within each other"
+            raise DecodeError(msg)
+
+
+def _decode(data: bytes, max_depth: int, extensions: int, budget: _Budget) -> Any:
+    # A container takes a byte at the least: most data is too short to hold too many, and nothing is counted.
+    is_counted = len(data) > MAX_CONTAINERS
+
     def read(code: int, payload: bytes) -> Any:
+        budget.spend(is_counted, len(payload))
         # Each extension is one level: C code below us does not count them, and has a stack that ends.
-        return _from_extension(code, payload, extensions)
+        return _from_extension(code, payload, extensions, budget)
+
+    def read_list(items: list[Any]) -> list[Any]:
+        budget.spend(1)
+        return items
+
+    def read_map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        budget.spend(1)
+        return _map(pairs)
 
     try:
         value = msgpack.unpackb(
             data,
             ext_hook=read,
-            object_pairs_hook=_map,
+            list_hook=read_list if is_counted else None,
+            object_pairs_hook=read_map if is_counted else _map,
             strict_map_key=False,
             unicode_errors="surrogatepass",
             max_array_len=min(_MAX_LIST, len(data)),
@@ -140,7 +227,7 @@ def _decode(data: bytes, max_depth: int, extensions: int) -> Any:
         raise
     except Exception as error:  # hostile bytes reach constructors of many types; every failure means the same
         msg = f"not readable: {type(error).__name__}: {error}"
-        raise DecodeError(msg) from error
+        raise DecodeError(shown(msg)) from error
     if len(data) > max_depth and type(value) not in _SCALARS and not _is_shallow(value, max_depth):
         msg = f"nested deeper than {max_depth} containers"
         raise DecodeError(msg)
@@ -331,7 +418,7 @@ _WRITERS: Mapping[type, Callable[[Any], Any]] = {
 }
 
 
-def _from_extension(code: int, payload: bytes, max_depth: int) -> Any:
+def _from_extension(code: int, payload: bytes, max_depth: int, budget: _Budget) -> Any:
     read = _READERS.get(code)
     if read is not None:
         return read(payload)
@@ -340,13 +427,16 @@ def _from_extension(code: int, payload: bytes, max_depth: int) -> Any:
         msg = f"extension type {code} is not one of queuelib's, or nested too deeply"
         raise DecodeError(msg)
     # The list of its fields is no level of the value: one more may open here, and the outermost call counts them all.
-    return read_fields(_decode(payload, max_depth + 1, max_depth - 1))
+    return read_fields(_decode(payload, max_depth + 1, max_depth - 1, budget))
 
 
 def _read_zone(zone: object) -> dt.tzinfo | None:
     if zone is None:
         return None
     if isinstance(zone, str):
+        if not _ZONE.fullmatch(zone):
+            msg = f"{shown(zone, 40)!r} is no name of a time zone"
+            raise DecodeError(msg)
         return ZoneInfo(zone)
     if isinstance(zone, int | float):
         return dt.timezone(dt.timedelta(seconds=zone))
@@ -368,6 +458,15 @@ def _read_array(fields: Any) -> Any:
     import numpy as np  # noqa: PLC0415 - only whoever receives arrays needs it
 
     name, shape, data = fields
+    if type(name) is not str or not _DTYPE.fullmatch(name):
+        msg = f"an array of dtype {reprlib.repr(name)} does not travel"
+        raise DecodeError(msg)
+    if any(type(size) is not int or not 0 <= size <= _MAX_LIST for size in shape):
+        msg = f"an array of shape {reprlib.repr(shape)} does not travel"
+        raise DecodeError(msg)
+    if 0 in shape and math.prod(size or 1 for size in shape) > _MAX_LIST:
+        msg = f"an empty array of shape {reprlib.repr(shape)} does not travel"  # its rows would be too many lists
+        raise DecodeError(msg)
     dtype = np.dtype(name)
     if dtype.kind not in _ARRAY_KINDS or dtype.names is not None:
         msg = f"an array of dtype {name!r} does not travel"
@@ -398,6 +497,11 @@ _FIELD_READERS: Mapping[int, Callable[[Any], Any]] = {  # of payloads that are m
 def _fraction(numerator: object, denominator: object) -> Fraction:
     if type(numerator) is not int or type(denominator) is not int:  # "1e999999999" would take minutes to become one
         msg = "a fraction is of two integers"
+        raise DecodeError(msg)
+    if max(numerator.bit_length(), denominator.bit_length()) > _MOST_FRACTION_BITS:
+        msg = (
+            f"a fraction is of two integers of at most {_MOST_FRACTION_BITS:,} bits"  # whose common divisor takes long
+        )
         raise DecodeError(msg)
     return Fraction(numerator, denominator)
 

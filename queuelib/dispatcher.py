@@ -159,8 +159,16 @@ class Dispatcher:
 
     @property
     def namespace(self) -> str:
-        """Prefix of everything this dispatcher names."""
-        return self._namespace or os.environ.get("QUEUELIB_NAMESPACE") or DEFAULT_NAMESPACE
+        """Prefix of everything this dispatcher names.
+
+        Raises:
+            ConfigurationError: $QUEUELIB_NAMESPACE cannot work.
+        """
+        if self._namespace:
+            return self._namespace
+        name = os.environ.get("QUEUELIB_NAMESPACE") or DEFAULT_NAMESPACE
+        _check_namespace(name)
+        return name
 
     @property
     def keys(self) -> Keyring | None:
@@ -206,7 +214,7 @@ class Dispatcher:
         def register(fn: Callable[..., Any]) -> Task[..., Any, Any]:
             from queuelib.schema import Schema  # noqa: PLC0415 - msgspec, unneeded by a program without tasks
 
-            wire_name = name or naming.name_of(fn)
+            wire_name = naming.check_name(name or naming.name_of(fn))
             definition = Definition(wire_name, Schema.of_function(fn, name=wire_name), options, function=fn)
             self._add(definition)
             return Task(self, definition, fn)
@@ -230,7 +238,7 @@ class Dispatcher:
             from queuelib.schema import Schema, as_message_class  # noqa: PLC0415
 
             message_class = as_message_class(message_class)
-            wire_name = name or naming.name_of(message_class)
+            wire_name = naming.check_name(name or naming.name_of(message_class))
             self.handlers.know(message_class)
             schema = Schema.of_class(message_class, name=wire_name)
             definition = Definition(wire_name, schema, options, message_class=message_class)

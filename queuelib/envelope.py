@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import isfinite
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import msgpack
 
-from queuelib.codec import list_length
+from queuelib.codec import decode_fields, list_length
 from queuelib.errors import BadSignature, DecodeError, TooLarge, UnsupportedVersion
 from queuelib.ids import BUNDLE_BYTES
 from queuelib.message import Bundle, Limits
@@ -28,7 +28,8 @@ _MOST_BYTES = MAX_MESSAGE_BYTES + 1024
 _MOST_ATTEMPTS = MAX_RETRIES + 1
 MAX_JOBS = 65_536  # in one bundle; a forged count must not make us allocate more
 _packb = cast("Callable[..., bytes]", msgpack.packb)  # which says that it may return None, and never does
-_unpackb = cast("Callable[..., Any]", msgpack.unpackb)
+_LATEST = 2.0**38  # seconds since 1970; no clock goes beyond the year 9999
+_MOST_CALL_BYTES = 4096  # of what the bundles of one call have in common: names and limits, remembered while they last
 _OPTIONAL_NUMBER = (int, float, type(None))
 _NUMBER = (int, float)
 _CALL_TYPES: tuple[Any, ...] = (
@@ -52,10 +53,6 @@ _PAYLOAD_TYPES: tuple[Any, ...] = (
     bytes,  # trace
     bytes,  # column
 )
-# The same, in the same order.
-_Payload = tuple[
-    bytes, bytes, int, list[int] | None, float, float | None, float | None, int, int, bytes, bytes
-]  # fmt: skip
 _PLAIN = bytes([0x94, VERSION, 0xC0, 0xC0, 0xC4])  # the beginning of an unsigned envelope below 256 bytes
 _SIGNED_HEAD = bytes([VERSION])  # what a signature covers besides the payload, the key's id and the tag
 _Call = tuple[str, str, bytes, Limits, str]
@@ -109,12 +106,8 @@ def decode(frame: bytes, keys: Keyring | None = None) -> Bundle:
         return _signed_bundle(frame, keys)
     if frame[:5] == _PLAIN and len(frame) > 6 and frame[5] == len(frame) - 6:  # noqa: PLR2004 - the length is one byte
         # The common case: a short one of this version, unsigned.
-        try:
-            fields = _decoder().decode(frame[6:])
-        except ValueError:
-            fields = _payload(frame[6:])  # which says what is wrong with it
-        return _bundle(fields)
-    return _bundle(_payload(_payload_bytes(_unpack(frame, "the envelope"))))
+        return _bundle(_read_payload(frame[6:]))
+    return _bundle(_read_payload(_payload_bytes(_unpack(frame, "the envelope"))))
 
 
 def _signed_bundle(frame: bytes, keys: Keyring) -> Bundle:
@@ -132,12 +125,7 @@ def _signed_bundle(frame: bytes, keys: Keyring) -> Bundle:
         case _:
             msg = "it is not a signed envelope of queuelib, and only what a key of QUEUELIB_KEY signed is read here"
             raise BadSignature(msg)
-    data = _payload_bytes(outer)
-    try:
-        fields = _decoder().decode(data)
-    except ValueError:
-        fields = _payload(data)  # which says what is wrong with it
-    return _bundle(fields)
+    return _bundle(_read_payload(_payload_bytes(outer)))
 
 
 def _payload_bytes(outer: Any) -> bytes:
@@ -159,7 +147,20 @@ def _decoder() -> Any:
     """Return what reads a payload and checks the types of its fields in one step."""
     import msgspec  # noqa: PLC0415 - unneeded by a program without tasks
 
-    return msgspec.msgpack.Decoder(_Payload)
+    indexes = Annotated[list[int], msgspec.Meta(max_length=MAX_JOBS)]
+    time = float | None
+    return msgspec.msgpack.Decoder(  # the fields of _PAYLOAD_TYPES, in the same order
+        tuple[bytes, bytes, int, indexes | None, float, time, time, int, int, bytes, bytes]
+    )
+
+
+def _read_payload(data: bytes) -> Any:
+    if len(data) > _MOST_BYTES:
+        return _payload(data)
+    try:
+        return _decoder().decode(data)
+    except (ValueError, RecursionError):
+        return _payload(data)  # which says what is wrong with it
 
 
 def _payload(data: bytes) -> Any:
@@ -176,6 +177,9 @@ def _pack_call(task: str, color: str, schema: bytes, limits: Limits, reply: str)
 
 @lru_cache(maxsize=1024)
 def _read_call(data: bytes) -> _Call:
+    if len(data) > _MOST_CALL_BYTES:
+        msg = f"the call has {len(data):,} bytes; at most {_MOST_CALL_BYTES:,} are read"
+        raise DecodeError(msg)
     fields = _unpack(data, "the call")
     _check(fields, _CALL_TYPES, "call")
     task, color, schema, numbers, reply = fields
@@ -191,8 +195,8 @@ def _unpack(data: bytes, what: str) -> Any:
         msg = f"{what} has {len(data):,} bytes; at most {MAX_MESSAGE_BYTES:,} are read"
         raise DecodeError(msg)
     try:
-        return _unpackb(data, max_array_len=MAX_JOBS, max_map_len=0, max_ext_len=0)
-    except (ValueError, TypeError, RecursionError) as error:
+        return decode_fields(data)
+    except (ValueError, RecursionError) as error:
         msg = f"{what} is not readable: {type(error).__name__}: {error}"
         raise DecodeError(msg) from error
 
@@ -202,6 +206,9 @@ def _bundle(fields: Any) -> Bundle:
     task, color, schema, limits, reply = _read_call(call)
     if not (isfinite(submitted) and (due is None or isfinite(due)) and (expires is None or isfinite(expires))):
         msg = f"a field of the payload is {submitted}, {due} or {expires}, and every number is finite"
+        raise DecodeError(msg)
+    if not (0 <= submitted <= _LATEST and 0 <= (due or 0) <= _LATEST and 0 <= (expires or 0) <= _LATEST):
+        msg = f"a time of the payload is {submitted:g}, {due} or {expires}: that is no wall time"
         raise DecodeError(msg)
     counts_are_sane = 1 <= attempt <= _MOST_ATTEMPTS and 0 <= deaths <= MAX_RETRIES
     if len(bundle_id) != BUNDLE_BYTES or not 0 < size <= MAX_JOBS or not counts_are_sane:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from queuelib.errors import RegistrationError
+from queuelib.shown import shown
 
-__all__ = ["dotted_name", "file_of", "is_importing", "name_of", "worker_target"]
+__all__ = ["check_name", "dotted_name", "file_of", "is_importing", "make_importable", "name_of", "worker_target"]
 
+_LONGEST_NAME = 255
 is_importing = False  # true in a worker's template while it imports the user's modules
 
 
@@ -31,6 +35,18 @@ def name_of(thing: Any) -> str:
     return f"{module}.{thing.__qualname__}".replace(".<locals>", "").replace("<lambda>", "lambda")
 
 
+def check_name(name: str) -> str:
+    """Return a task's wire name.
+
+    Raises:
+        RegistrationError: It is empty, too long, or has a character that does not print or is white.
+    """
+    if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable() or any(one.isspace() for one in name):
+        msg = f"{shown(name, 80)!r} is no name of a task: 1 to {_LONGEST_NAME} characters that print, without spaces"
+        raise RegistrationError(msg)
+    return name
+
+
 def file_of(thing: Any) -> Path | None:
     """Return the file that a function or class was defined in, or None at a prompt."""
     file = getattr(sys.modules.get(str(thing.__module__)), "__file__", None)
@@ -48,6 +64,18 @@ def dotted_name(path: Path) -> str:
         parts.insert(0, folder.name)
         folder = folder.parent
     return ".".join(parts) or path.stem
+
+
+def make_importable(environment: dict[str, str]) -> None:
+    """Let `python -P -m queuelib` find this very package, also when it is not installed but on sys.path."""
+    roots: list[str] = []
+    for name in ("queuelib", "queuelib_memory"):
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            roots.append(os.path.dirname(os.path.dirname(spec.origin)))  # noqa: PTH120
+    inherited = environment.get("PYTHONPATH")
+    paths = [root for root in dict.fromkeys(roots) if "site-packages" not in root]
+    environment["PYTHONPATH"] = os.pathsep.join([*paths, *([inherited] if inherited else [])])
 
 
 def worker_target(thing: Any) -> str:

@@ -11,7 +11,7 @@ from typing import TypedDict
 from queuelib.clock import seconds
 from queuelib.errors import ConfigurationError
 from queuelib.message import Limits
-from queuelib.settings import MAX_RETRIES
+from queuelib.settings import LONGEST_DELAY, MAX_RETRIES
 
 __all__ = ["CallOptions", "TaskOptions", "Wishes", "check_once", "duration", "make_limits", "make_options"]
 
@@ -170,7 +170,7 @@ def duration(name: str, value: Duration, *, above_zero: bool = False) -> float:
     """Return a duration in seconds.
 
     Raises:
-        ConfigurationError: It is no number or timedelta, negative, or not finite.
+        ConfigurationError: It is no number or timedelta, negative, longer than ten years, or not finite.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | timedelta):  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"{name} is a number of seconds or a timedelta, not {value!r}"
@@ -181,5 +181,8 @@ def duration(name: str, value: Duration, *, above_zero: bool = False) -> float:
         result = math.inf
     if not math.isfinite(result) or result < 0 or (above_zero and result == 0):
         msg = f"{name} is {'above zero' if above_zero else 'zero or more'} and finite, not {value!r}"
+        raise ConfigurationError(msg)
+    if result > LONGEST_DELAY:
+        msg = f"{name} is at most {LONGEST_DELAY:g} s, ten years, not {value!r}"
         raise ConfigurationError(msg)
     return result

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from queuelib.errors import ConfigurationError, MissingDriver
 from queuelib.settings import mask
+from queuelib.shown import shown
 
 if TYPE_CHECKING:
     from queuelib.ports import Backend
@@ -38,6 +39,9 @@ def scheme_of(url: str) -> str:
     scheme, separator, _ = url.partition("://")
     if not separator or not scheme:
         msg = f"{mask(url)!r} is not a broker URL; examples: sqlite:///jobs.db, redis://host/0, amqp://host//"
+        raise ConfigurationError(msg)
+    if not url.isprintable():
+        msg = f"{shown(mask(url))!r} has characters that do not print: write them as %0A and the like"
         raise ConfigurationError(msg)
     return scheme.lower()
 

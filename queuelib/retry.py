@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 
 from queuelib.message import Limits
+from queuelib.settings import LONGEST_DELAY
 
 __all__ = ["delay_before"]
 
@@ -18,4 +19,4 @@ def delay_before(attempt: int, limits: Limits, *, uniform: Callable[[float, floa
     AWS Architecture Blog, 2015).
     """
     exponent = min(max(attempt - 2, 0), 60)  # 2 ** 60 seconds is beyond every cap
-    return float(uniform(0.0, min(limits.max_backoff, limits.backoff * 2.0**exponent)))
+    return float(uniform(0.0, min(limits.max_backoff, limits.backoff * 2.0**exponent, LONGEST_DELAY)))

@@ -9,6 +9,8 @@ __all__ = [
     "DEFAULT_NAMESPACE",
     "KEEP",
     "LEASE",
+    "LONGEST_DELAY",
+    "MAX_CONTAINERS",
     "MAX_DEPTH",
     "MAX_MESSAGE_BYTES",
     "MAX_RETRIES",
@@ -22,8 +24,12 @@ __all__ = [
 LEASE = 15.0  # seconds a silent worker keeps what it took; it renews every second
 SUBMIT_DEADLINE = 5.0  # seconds within which submit answers
 MAX_DEPTH = 64  # nesting of arguments and results
+MAX_CONTAINERS = 1_000_000  # lists and maps in one value: an empty one takes a byte on the wire and a hundred here
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-MAX_RETRIES = 2**31 - 1  # every server's integers hold one more
+MAX_RETRIES = (
+    1_000_000  # of one job; a forged or forgotten number ends, and a week of one every second does not reach it
+)
+LONGEST_DELAY = 10 * 365 * 24 * 3600.0  # seconds; every server's clocks and integers hold such a time
 DEATHS = 3  # under the same job, then it is set aside
 KEEP = 24 * 3600.0  # seconds an outcome is kept
 UNKNOWN_DELAY = 30.0  # seconds between two tries of a task that no worker here knows: a deploy is under way
@@ -33,6 +39,7 @@ NAMESPACE = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 # A user and a password may hold '@' themselves: up to the last one, but not into the next URL of a list.
 _USERINFO = re.compile(r"(://[^:/\s]*):(?:(?![;,][\w+.-]+://)\S)*@")
+_SPACES = re.compile(r"(\s+)")
 _QUERY_SECRET = re.compile(r"((?:password|passwd|secret|token|key)=)[^&;\s]*", re.IGNORECASE)
 
 
@@ -42,4 +49,12 @@ def mask(text: str) -> str:
     >>> mask("redis://me:secret@host/0")
     'redis://me:***@host/0'
     """
-    return _QUERY_SECRET.sub(r"\1***", _USERINFO.sub(r"\1:***@", text))
+    if "@" in text:
+        text = "".join([_masked(word) for word in _SPACES.split(text)])
+    return _QUERY_SECRET.sub(r"\1***", text)
+
+
+def _masked(word: str) -> str:
+    # What is looked at ends with '@': where none follows, each '://' would be a reason to look at all the rest.
+    end = word.rfind("@") + 1
+    return _USERINFO.sub(r"\1:***@", word[:end]) + word[end:]

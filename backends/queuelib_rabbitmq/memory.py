@@ -155,9 +155,14 @@ class Memory:
         message = wire.decode(body)
         if message is None or message[0] != wire.OUTCOMES:
             return
-        _, is_doubtful, rows = message
+        try:
+            _, is_doubtful, rows = message
+            records = wire.records_of(rows)
+        except wire.FOREIGN:
+            wire.skip(body)
+            return
         with self.lock:
-            for record in wire.records_of(rows):
+            for record in records:
                 if is_doubtful and record.is_final:
                     if record.key.bundle in self._own:  # for other jobs the stream is read anyway
                         self._doubtful.update(record.keys)

@@ -152,9 +152,12 @@ class StreamReader:
             if message is None:
                 return
             if message[0] != wire.MARK:
-                self._apply(message)
+                try:
+                    self._apply(message)
+                except wire.FOREIGN:
+                    wire.skip(body)
                 return
-        seen = self._marks.get(message[1])
+        seen = self._marks.get(message[1]) if isinstance(message[1], bytes) else None
         if seen is not None:
             seen.set()
 

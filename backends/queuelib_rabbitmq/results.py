@@ -14,6 +14,7 @@ It keeps no record of what was submitted, and `store` knows of standing outcomes
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 import uuid
@@ -57,6 +58,8 @@ class RabbitResults:
         self.quarantine_stream = f"{namespace}.quarantine"
         self.streams = _streams(namespace, keep)
         self._namespace = namespace
+        # A message names where its outcomes are told of; it names no queue of anybody else's.
+        self.is_reply = re.compile(rf"{re.escape(namespace)}\.reply\.[0-9a-f]{{32}}").fullmatch
         self._client = _Client(self)
 
     def accept(self, frames: Sequence[Outgoing]) -> None:
@@ -71,6 +74,7 @@ class RabbitResults:
         """Append to the stream; every record of it counts as doubtful, as nobody says which delivery it came from."""
         here = self._here()
         io = here.open()
+        reply = reply if self.is_reply(reply) else ""
         _finish([io.publish(self.stream, body, reply) for body in wire.outcome_messages(records, doubtful=True)])
         return here.memory.add_stored(records)
 

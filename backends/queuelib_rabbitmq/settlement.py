@@ -110,7 +110,7 @@ class RabbitSettlement:
         results = self._results
         arguments = results.streams[results.stream]
         return [
-            self._lane.parcel_to(results.stream, body, {"CC": [reply]} if reply else {}, arguments)
+            self._lane.parcel_to(results.stream, body, {"CC": [reply]} if results.is_reply(reply) else {}, arguments)
             for (reply, is_doubtful), some in records.items()
             for body in wire.outcome_messages(some, doubtful=is_doubtful)
         ]

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgpack
 
-from queuelib.ids import Key
+from queuelib import codec
+from queuelib.ids import BUNDLE_BYTES, Key
 from queuelib.outcome import (
     CANCELLED,
     EXPIRED,
@@ -34,12 +35,14 @@ from queuelib.outcome import (
     Record,
 )
 from queuelib.ports import QuarantineItem, WorkerInfo
+from queuelib.settings import MAX_CONTAINERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = [
     "CANCELS",
+    "FOREIGN",
     "FORGETS",
     "ITEM",
     "MARK",
@@ -53,6 +56,7 @@ __all__ = [
     "keys_of",
     "outcome_messages",
     "records_of",
+    "skip",
     "worker_of",
     "worker_row",
 ]
@@ -60,11 +64,13 @@ __all__ = [
 OUTCOMES, MARK, CANCELS, ITEM, RELEASES, WORKER, FORGETS = range(7)
 STATES = (QUEUED, SCHEDULED, RUNNING, RETRYING, SUCCEEDED, FAILED, CANCELLED, EXPIRED, QUARANTINED)
 
+_MOST_JOBS = 65_536  # of a bundle
 _VERSION = 1
 _WITH_COUNTS = 2
 _CODES = {state: code for code, state in enumerate(STATES)}
 _MESSAGE_BYTES = 100_000  # a message that fits one AMQP frame of 128 KiB is written at once
 _ROW_BYTES = 48  # a row without its body
+FOREIGN = (ValueError, TypeError, IndexError, KeyError)  # what reading a message of others comes to
 _log = logging.getLogger("queuelib.rabbitmq")
 
 
@@ -76,13 +82,18 @@ def encode(kind: int, *content: Any) -> bytes:
 def decode(body: bytes) -> list[Any] | None:
     """Return `[kind, ...]`, or None for what this version cannot read."""
     try:
-        message = msgpack.unpackb(body)
+        message = msgpack.unpackb(body) if len(body) <= MAX_CONTAINERS else codec.decode(body)
     except (ValueError, msgpack.UnpackException, RecursionError):
-        _log.warning("skipped a stream message that is not ours (%d bytes)", len(body))
+        skip(body)
         return None
     if not isinstance(message, list) or len(message) < 3 or message[0] not in (_VERSION, _WITH_COUNTS):  # noqa: PLR2004 - see above
         return None
     return message[1:]
+
+
+def skip(body: bytes) -> None:
+    """Say that a message was not ours."""
+    _log.warning("skipped a stream message that is not ours (%d bytes)", len(body))
 
 
 def outcome_messages(records: Iterable[Record], *, doubtful: bool) -> Iterator[bytes]:
@@ -106,11 +117,33 @@ def outcome_messages(records: Iterable[Record], *, doubtful: bool) -> Iterator[b
 
 
 def records_of(rows: Iterable[Sequence[Any]]) -> list[Record]:
-    """Read the rows of an outcome message."""
-    return [
+    """Read the rows of an outcome message.
+
+    Raises:
+        ValueError: One of them is not ours.
+    """
+    records = [
         Record(Key(bundle, index), STATES[state], attempt, body, at, *count)
         for bundle, index, state, attempt, at, body, *count in rows
     ]
+    for record in records:
+        if not _is_sound(record):
+            msg = "a row of outcomes that is not ours"
+            raise ValueError(msg)
+    return records
+
+
+def _is_sound(record: Record) -> bool:
+    (bundle, index), _, attempt, body, at, count = record
+    return (
+        type(bundle) is bytes
+        and type(body) is bytes
+        and type(index) is type(attempt) is type(count) is int
+        and isinstance(at, float | int)
+        and len(bundle) == BUNDLE_BYTES
+        and 0 <= index < _MOST_JOBS
+        and 0 < count <= _MOST_JOBS
+    )
 
 
 def _packed(message: list[Any]) -> bytes:
@@ -118,8 +151,16 @@ def _packed(message: list[Any]) -> bytes:
 
 
 def keys_of(rows: Iterable[Sequence[Any]]) -> list[Key]:
-    """Read a list of jobs."""
-    return [Key(bundle, index) for bundle, index in rows]
+    """Read a list of jobs.
+
+    Raises:
+        ValueError: One of them is not ours.
+    """
+    keys = [Key(bundle, index) for bundle, index in rows]
+    if not all(type(bundle) is bytes and type(index) is int for bundle, index in keys):
+        msg = "a list of jobs that is not ours"
+        raise ValueError(msg)
+    return keys
 
 
 def item_row(item: QuarantineItem) -> list[Any]:
@@ -129,7 +170,8 @@ def item_row(item: QuarantineItem) -> list[Any]:
 
 def item_of(row: Sequence[Any]) -> QuarantineItem:
     """Read a quarantined message."""
-    return QuarantineItem(*row)
+    name, color, reason, frame, at = row
+    return QuarantineItem(str(name), str(color), str(reason), bytes(frame), float(at))
 
 
 def worker_row(worker: WorkerInfo, until: float) -> list[Any]:
@@ -140,4 +182,4 @@ def worker_row(worker: WorkerInfo, until: float) -> list[Any]:
 def worker_of(row: Sequence[Any]) -> tuple[WorkerInfo, float]:
     """Read that a worker lives, and until when."""
     name, host, pid, colors, tasks, at, until = row
-    return WorkerInfo(name, host, pid, tuple(colors), tuple(tasks), at), until
+    return WorkerInfo(str(name), str(host), int(pid), tuple(colors), tuple(tasks), float(at)), float(until)

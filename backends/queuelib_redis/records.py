@@ -35,6 +35,7 @@ _LETTERS = {
     RETRYING: b"T",
 }
 _STATES = {letter: state for state, letter in _LETTERS.items()}
+_MOST_JOBS = 65_536  # of a bundle
 _RECORDS_A_CALL = 1000  # the server does nothing else meanwhile
 _BYTES_A_CALL = 4 * 1024 * 1024
 
@@ -118,7 +119,13 @@ class Found:
         self._jobs: dict[int, bytes] = {}
         self._shared: list[tuple[int, int, Record]] = []
         self._size, self._waits = 0, QUEUED
-        due = b""
+        try:
+            self._read(answer, now)
+        except (ValueError, KeyError):  # somebody else wrote it: it tells of nothing
+            self._size = 0
+
+    def _read(self, answer: Any, now: float) -> None:
+        bundle, due = self._bundle, b""
         if isinstance(answer, bytes):
             if answer[:1] in {b"a", b"p"}:
                 self._size, due = 1, answer[1:]
@@ -140,7 +147,10 @@ class Found:
         index = key[1]
         value = self._jobs.get(index)
         if value is not None:
-            return _single(key, value)
+            try:
+                return _single(key, value)
+            except (ValueError, KeyError):
+                return None  # somebody else wrote it: it tells of nothing
         for first, last, record in self._shared:
             if first <= index <= last:
                 return record
@@ -159,4 +169,7 @@ def _single(key: Key, value: bytes) -> Record:
 
 def _shared(bundle: bytes, value: bytes) -> Record:
     head, at, first, count, body = value.split(b" ", 4)
+    if not 0 < int(count) <= _MOST_JOBS:
+        msg = f"a record of {count!r} jobs"
+        raise ValueError(msg)
     return Record(Key(bundle, int(first)), _STATES[head[:1]], int(head[1:]), body, float(at), int(count))

@@ -196,7 +196,7 @@ class RedisResults:
     def quarantined(self) -> list[QuarantineItem]:
         """Return what is set aside, oldest first."""
         (found,) = self._here().run([("HGETALL", self.key("quarantine"))])
-        items = [QuarantineItem(name.decode(), *msgpack.unpackb(value)) for name, value in pairs(found)]
+        items = [_item(name, value) for name, value in pairs(found)]
         return sorted(items, key=lambda item: (item.at, item.id))
 
     def release(self, ids: Sequence[str]) -> None:
@@ -282,6 +282,14 @@ class RedisResults:
             if value is not None:
                 found[bundle] = Found(bundle, value, now)
         return found
+
+
+def _item(name: bytes, value: bytes) -> QuarantineItem:
+    try:
+        color, reason, frame, at = msgpack.unpackb(value)
+        return QuarantineItem(name.decode(), str(color), str(reason), bytes(frame), float(at))
+    except (ValueError, TypeError):  # somebody else wrote it; it stands in the list all the same
+        return QuarantineItem(name.decode(errors="replace"), "", "not an entry of queuelib", bytes(value), 0.0)
 
 
 class _Client:

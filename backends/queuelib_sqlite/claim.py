@@ -13,6 +13,7 @@ from pathlib import Path
 
 __all__ = ["Claim", "is_orphaned"]
 
+_PREFIX = "owner-"
 _mine: dict[str, int] = {}  # files this process holds: locking them again would succeed, closing them would drop it
 
 
@@ -20,9 +21,10 @@ class Claim:
     """Held from construction until `release` or the end of the process."""
 
     def __init__(self, folder: Path) -> None:
-        self.file = f"owner-{uuid.uuid4().hex}"
+        self.file = f"{_PREFIX}{uuid.uuid4().hex}"
         path = str(folder / self.file)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.fchmod(self._fd, 0o600)  # whatever the umask
         fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._path = path
         _mine[path] = os.getpid()
@@ -36,11 +38,13 @@ class Claim:
 
 def is_orphaned(folder: Path, file: str) -> bool:
     """Return whether the owner of a claim has died, and remove its file if so."""
+    if not file.startswith(_PREFIX) or "/" in file:
+        return True  # not a name of ours; what it says is neither opened nor removed
     path = str(folder / file)
     if _mine.get(path) == os.getpid():
         return False
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return True
     try:

@@ -21,6 +21,7 @@ class Bell:
     def __init__(self, folder: Path) -> None:
         self.path = str(folder / f"wake-{uuid.uuid4().hex}")
         os.mkfifo(self.path, 0o600)
+        os.chmod(self.path, 0o600)  # noqa: PTH101 - whatever the umask
         # Opened for writing too, so that it never reads as closed while no writer is there.
         self.fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._condition = threading.Condition()
@@ -76,7 +77,7 @@ class Ringer:
         try:
             fd = self._fds.get(path)
             if fd is None:
-                fd = self._fds[path] = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                fd = self._fds[path] = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
             os.write(fd, b"\0")
         except BlockingIOError:
             return True  # it is full: the reader has enough reasons to wake up

@@ -61,8 +61,16 @@ def take(connection: sqlite3.Connection, owner: int, room: Mapping[str, int]) ->
             (owner, queue, count),
         ).fetchall()
         rows.sort()  # RETURNING has no order
-        deliveries += [Delivery(frame, queue, row, bool(again), published) for row, frame, again, published in rows]
+        deliveries += [
+            Delivery(_as_bytes(frame), queue, row, bool(again), published if type(published) is float else 0.0)
+            for row, frame, again, published in rows
+        ]
     return deliveries
+
+
+def _as_bytes(frame: object) -> bytes:
+    # A column holds values of any type, and not everybody who can write to the file is queuelib.
+    return frame if type(frame) is bytes else str(frame).encode("utf-8", "surrogateescape")
 
 
 def promote(connection: sqlite3.Connection, topics: set[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Generator
@@ -143,7 +144,8 @@ class Store:
         if not self.rung:
             return set()
         rows = connection.execute("SELECT path, topic FROM waiter").fetchall()
-        return {path for path, topic in rows if topic in self.rung}
+        # What the file says is opened and written to: nothing outside of its own folder is.
+        return {path for path, topic in rows if topic in self.rung and os.path.dirname(path) == str(self.folder)}  # noqa: PTH120
 
     def _ring(self, waiters: set[str]) -> None:
         gone = [path for path in waiters if not self.ringer.ring(path)]
@@ -219,18 +221,57 @@ def _prepare_file(path: Path, folder: Path) -> None:
     if not path.parent.is_dir():
         msg = f"the folder {path.parent} of {path.name} does not exist: make it, or name another file"
         raise ConfigurationError(msg)
+    _refuse_foreign_hands(path.parent, "folder")
+    for place in (path, folder):
+        _refuse_foreign_link(place)
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        _make_folder(folder)
         # Only ever created here: closing a descriptor of an existing database would drop SQLite's own locks on it.
         if not path.exists():
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+            made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            os.fchmod(made, 0o600)  # whatever the umask
+            os.close(made)
     except FileExistsError:
         pass
     except OSError as error:
         msg = f"{path} cannot be made ({error.strerror}): its folder must be writable by this user and have room"
         raise ConfigurationError(msg) from error
+    _refuse_foreign_hands(path, "file")
+    _refuse_foreign_hands(folder, "folder")
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
         msg = f"{path} is not writable by this user: queuelib writes to the file and beside it"
+        raise ConfigurationError(msg)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    folder.chmod(0o700)  # whatever the umask
+
+
+def _refuse_foreign_link(place: Path) -> None:
+    """Refuse a symbolic link that somebody else has laid; one's own, or root's, leads where its owner wants."""
+    try:
+        found = place.lstat()
+    except OSError:
+        return  # nothing is there yet
+    if stat.S_ISLNK(found.st_mode) and found.st_uid not in {0, os.geteuid()}:
+        msg = f"{place} is a symbolic link that belongs to user {found.st_uid}: name the file itself, or a folder of your own"
+        raise ConfigurationError(msg)
+
+
+def _refuse_foreign_hands(place: Path, what: str) -> None:
+    """Refuse what everybody may write to: a folder is safe with the sticky bit, as /tmp has it."""
+    try:
+        mode = place.stat().st_mode
+    except FileNotFoundError as error:
+        msg = f"{place} is a link that leads nowhere: name the file itself"
+        raise ConfigurationError(msg) from error
+    if mode & stat.S_IWOTH and not (what == "folder" and mode & stat.S_ISVTX):
+        remedy = f"chmod o-w {place}" + (f", or chmod +t {place} where it is to be shared" if what == "folder" else "")
+        msg = f"the {what} {place} is writable by everybody, who could replace your jobs by theirs: {remedy}"
         raise ConfigurationError(msg)
 
 

@@ -8,6 +8,7 @@ for an answer; between two frames either may go on where the other stopped.
 
 from __future__ import annotations
 
+import math
 import select
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -184,4 +185,5 @@ class Incoming:
 
 
 def _time(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    # Anybody may write a header: what is no time is none.
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

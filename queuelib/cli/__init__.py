@@ -11,8 +11,12 @@ from queuelib.cli.demo import demo
 from queuelib.cli.failed import failed
 from queuelib.cli.worker import worker
 from queuelib.errors import QueuelibError
+from queuelib.shown import shown
 
 __all__ = ["main"]
+
+_MOST = 64 * 1024  # characters: a traceback of the user's own modules
+_LINES = "\n"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -39,5 +43,5 @@ def main() -> None:
     try:
         cli(prog_name="queuelib")
     except QueuelibError as error:
-        click.echo(f"queuelib: {error}", err=True)
+        click.echo(f"queuelib: {shown(str(error), _MOST, keep=_LINES)}", err=True)
         sys.exit(1)

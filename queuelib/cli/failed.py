@@ -10,10 +10,12 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from queuelib.cli.place import Place, place_options
 from queuelib.errors import BrokerUnavailable, ConfigurationError, QueuelibError, SubmitUnknown, UnknownJob
 from queuelib.ports import QuarantineItem
+from queuelib.shown import shown
 
 __all__ = ["failed"]
 
@@ -42,8 +44,7 @@ def list_items(*, as_json: bool, **where: Any) -> None:
         return
     table = Table("id", "color", "when", "reason")
     for item in items:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item.at))
-        table.add_row(item.id, item.color, when, _printable(item.reason))
+        table.add_row(*[Text(shown(text)) for text in (item.id, item.color, _when(item.at), item.reason)])
     Console(width=200 if not Console().is_terminal else None).print(table)
 
 
@@ -65,9 +66,9 @@ def retry(ids: tuple[str, ...], *, everything: bool, **where: Any) -> None:
             raise
         except QueuelibError as error:
             has_refused = True
-            click.echo(f"queuelib: {_printable(str(error))}", err=True)
+            click.echo(shown(f"queuelib: {error}"), err=True)
         else:
-            click.echo(f"{item.id} is queued again in {color}")
+            click.echo(shown(f"{item.id} is queued again in {color}"))
     if has_refused:
         sys.exit(1)
 
@@ -96,6 +97,8 @@ def _chosen(place: Place, ids: tuple[str, ...], *, everything: bool) -> list[Qua
     return list(items.values()) if everything else [items[name] for name in ids]
 
 
-def _printable(text: str) -> str:
-    """Return text in which nothing can move the cursor or hide the rest."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:1024])
+def _when(at: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    except (ValueError, OverflowError, OSError):  # no clock showed that: somebody else wrote it
+        return "?"

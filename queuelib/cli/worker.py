@@ -11,12 +11,14 @@ from typing import Any
 
 import click
 
-__all__ = ["duration", "size", "worker"]
+from queuelib.shown import shown
+
+__all__ = ["Formatter", "duration", "size", "worker"]
 
 
 def duration(text: Any) -> float:
     """Return a duration in seconds from `30`, `30s`, `5m`, `2h` or `1d`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", str(text).strip())
+    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(ms|s|m|h|d)?", str(text).strip())
     if match is None:
         msg = f"{text!r} is no duration: write 30, 30s, 5m, 2h or 1d"
         raise click.BadParameter(msg)
@@ -25,11 +27,22 @@ def duration(text: Any) -> float:
 
 def size(text: Any) -> int:
     """Return a size in bytes from `500M` or `2G`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,12})?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
     if match is None:
         msg = f"{text!r} is no size: write 500M or 2G"
         raise click.BadParameter(msg)
     return int(float(match[1]) * 1024 ** "_KMGT".index((match[2] or "_").upper()))
+
+
+class Formatter(logging.Formatter):
+    """Writes log lines in which text from elsewhere forges nothing: escaped, and further lines of it set in."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return what is written for a record."""
+        return shown(super().format(record), _MOST_LOGGED, keep="\n\t").replace("\n", "\n    ")
+
+
+_MOST_LOGGED = 64 * 1024  # characters of one entry: a traceback of the user's own modules
 
 
 @click.command()
@@ -69,11 +82,9 @@ def worker(
 
     Ctrl-C or SIGTERM: take nothing more and finish what runs; once more: interrupt it and give it back, uncounted.
     """  # noqa: D301 - click reads the character \b, which a raw string has not
-    logging.basicConfig(
-        level=logging.WARNING if quiet else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, handlers=[handler])
     logging.getLogger("pika").setLevel(logging.WARNING)  # it tells of each channel it opens
     from queuelib.worker import daemon  # noqa: PLC0415 - the other commands need none of it
 

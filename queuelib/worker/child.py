@@ -6,7 +6,9 @@ token decides: the child starts the job, or the supervisor has recalled it.
 
 from __future__ import annotations
 
+import math
 import os
+import reprlib
 import select
 import socket
 import time
@@ -18,6 +20,7 @@ from queuelib.bundle import QUICK
 from queuelib.context import Running, running
 from queuelib.ids import Key
 from queuelib.outcome import Again, Failed, NotRun, Outcome, Quarantined
+from queuelib.settings import LONGEST_DELAY
 from queuelib.worker.frames import FrameReader, send_frame
 from queuelib.worker.shared import EPOCH, NUMBER, STARTED, UNTIL, Slot, outbox
 
@@ -184,14 +187,16 @@ def outcome_from(fields: list[Any]) -> Outcome:
     match fields:
         case [0, bytes(body)]:
             return body
-        case [1, (None | float() | int()) as delay, bytes(body)]:
-            return Again(delay, body)
+        case [1, None, bytes(body)]:
+            return Again(None, body)
+        case [1, (float() | int()) as delay, bytes(body)] if 0 <= delay < math.inf:
+            return Again(min(float(delay), LONGEST_DELAY), body)
         case [2, bytes(body)]:
             return Failed(body)
         case [3, str(reason)]:
             return Quarantined(reason)
         case _:
-            msg = f"not a report of a child: {fields!r:.200}"
+            msg = f"not a report of a child: {reprlib.repr(fields)}"
             raise ValueError(msg)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
+import reprlib
 import socket
 import subprocess
 import sys
@@ -13,9 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from queuelib import naming
 from queuelib.codec import is_list_of_one, joined_list, split_list
 from queuelib.errors import DecodeError, WorkerError
 from queuelib.outcome import Outcome
+from queuelib.settings import MAX_MESSAGE_BYTES
 from queuelib.signing import Keyring
 from queuelib.worker import process
 from queuelib.worker.child import DROP, JOBS, STOP, outcome_from, serve
@@ -109,9 +113,10 @@ class Child:
     _doubts: int = 0
 
     def __post_init__(self) -> None:
-        self._reader = FrameReader(self.sock)
+        self._reader = FrameReader(self.sock, most=_MOST_REPORTED, is_flat=True)
         self._ring = Ring(self.slot)
         self._others: deque[list[Any]] = deque()  # outcomes that came through the socket
+        self._heard = 0  # the number of the last of them
 
     @property
     def is_idle(self) -> bool:
@@ -229,10 +234,14 @@ class Child:
             match value:
                 case [str(), int()]:
                     pass  # HELLO of a thread
-                case [int(), float(), *_]:
-                    self._others.append(list(value))
+                case [int() as number, float() as seconds, *_] if 0.0 <= seconds < math.inf:
+                    if number <= self._heard:
+                        msg = f"child {self.pid} reported a job that it does not run"
+                        raise ValueError(msg)
+                    self._heard = number
+                    self._others.append(value)
                 case _:
-                    msg = f"not a report of a child: {value!r:.200}"
+                    msg = f"not a report of a child: {reprlib.repr(value)}"
                     raise ValueError(msg)
         return is_closed
 
@@ -293,7 +302,12 @@ class Child:
 
     def learn_pid(self) -> None:
         """Wait for its first frame, which has its pid."""
-        self.pid = int(self._reader.next()[1])
+        match self._reader.next():
+            case [str(), int(pid)] if pid > 1:
+                self.pid = pid
+            case other:
+                msg = f"not the first word of a child: {reprlib.repr(other)}"
+                raise DecodeError(msg)
 
     def _take_tokens(self, most: int) -> int:
         count = 0
@@ -340,6 +354,7 @@ class Child:
         return True
 
 
+_MOST_REPORTED = MAX_MESSAGE_BYTES + 64 * 1024  # bytes: a result at its largest, and what stands around it
 _MOST_DOUBTS = 2  # looks, some milliseconds apart
 _FRAME_COST = 1024  # bytes that the kernel counts for a small write besides its data; 278 of 1 byte fill 208 KiB
 
@@ -420,10 +435,12 @@ class TemplateCrew:
         process.become_subreaper()
         ours, theirs = socket.socketpair()
         environment = dict(os.environ)
+        naming.make_importable(environment)
         for name in _THREAD_CAPS:  # a thread pool made at import would be missing in a forked copy
             environment.setdefault(name, "1")
         self._template = subprocess.Popen(
-            [sys.executable, "-m", "queuelib.worker.template", str(theirs.fileno())],
+            # -P: the current folder is put on the path by what loads the user's modules, behind the standard library.
+            [sys.executable, "-P", "-m", "queuelib.worker.template", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env=environment,
             start_new_session=True,
@@ -459,7 +476,7 @@ class TemplateCrew:
             socket.send_fds(self._control, [b"+"], [theirs.fileno(), tokens, memory, self.bell])
             theirs.close()
             child.learn_pid()
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, DecodeError) as error:
             child.close()
             msg = "the process that makes children has ended"
             raise WorkerError(msg) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -16,6 +17,8 @@ from queuelib.codec import joined_lists, list_length
 from queuelib.errors import DecodeError, QueuelibError, Retry, Shutdown, SoftTimeLimit
 from queuelib.outcome import Again, Failed, Outcome, Quarantined
 from queuelib.schema import SchemaMismatch
+from queuelib.settings import LONGEST_DELAY
+from queuelib.shown import shown
 
 if TYPE_CHECKING:
     from queuelib.dispatcher import Dispatcher
@@ -70,7 +73,7 @@ class Executor:
         """Run what is no plain call by position without a limit of time."""
         if isinstance(call, QueuelibError):
             if isinstance(call, SchemaMismatch):
-                return Quarantined(str(call))
+                return Quarantined(shown(str(call)))
             return Failed(body.of_error(definition.name, call, self._ran_by))
         if function is None:
             return Quarantined(f"no visitor handles the message {lot.task!r}, and none has a generic_visit")
@@ -133,11 +136,19 @@ class Executor:
         if options.at_most_once:
             return Failed(report)
         if isinstance(error, Retry):
-            return Again(getattr(error, "delay", None), report)  # a subclass may leave out our __init__
+            return Again(_delay_of(error), report)
         if isinstance(error, SoftTimeLimit) and SoftTimeLimit not in options.give_up_on:
             return Again(None, report)
         may_retry = isinstance(error, options.retry_for) and not isinstance(error, options.give_up_on)
         return Again(None, report) if may_retry else Failed(report)
+
+
+def _delay_of(error: Retry) -> float | None:
+    """Return the wait that a handler asks for; None where there is none that makes sense."""
+    delay = getattr(error, "delay", None)  # a subclass may leave out our __init__, or have its own idea of it
+    if type(delay) in {int, float} and 0 <= delay < math.inf:
+        return min(float(delay), LONGEST_DELAY)
+    return None
 
 
 def _calls(definition: Definition, column: bytes, schema: bytes) -> list[Any]:

@@ -10,12 +10,13 @@ from zlib import crc32
 
 import msgpack
 
+from queuelib.codec import decode_fields
 from queuelib.errors import DecodeError
 
-__all__ = ["FrameReader", "pack_frame", "send_frame"]
+__all__ = ["MAX_BYTES", "FrameReader", "pack_frame", "send_frame"]
 
 _PREFIX = Struct("<II")  # length in bytes, CRC-32
-_MAX_BYTES = 64 * 1024 * 1024  # a hand-over of several messages at their largest
+MAX_BYTES = 64 * 1024 * 1024  # a hand-over of several messages at their largest
 _packb = cast("Callable[..., bytes]", msgpack.packb)
 _READ = 64 * 1024
 
@@ -32,10 +33,19 @@ def send_frame(sock: socket.socket, value: Any) -> None:
 
 
 class FrameReader:
-    """Cuts what arrives on a socket into values."""
+    """Cuts what arrives on a socket into values.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        sock: The socket.
+        most: Bytes of the longest frame that is read.
+        is_flat: Whether a value is a list without lists in it: what user code may have written must not become much
+            larger than it is.
+    """
+
+    def __init__(self, sock: socket.socket, *, most: int = MAX_BYTES, is_flat: bool = False) -> None:
         self._sock = sock
+        self._most = most
+        self._is_flat = is_flat
         self._buffer = bytearray()
         self._landing = memoryview(bytearray(_READ))  # recv() would allocate as much at each call
 
@@ -75,7 +85,7 @@ class FrameReader:
                 is_closed = True
                 break
             self._buffer += self._landing[:count]
-            if count < _READ:
+            if count < _READ or len(self._buffer) > self._most + _PREFIX.size:  # more than one frame can be
                 break
         return self._cut(None), is_closed
 
@@ -88,7 +98,7 @@ class FrameReader:
                 end = self._end_of_frame(start)
                 if not end:
                     break
-                values.append(_value(self._buffer, start, end))
+                values.append(self._value(start, end))
                 start = end
         except DecodeError:
             if not values:
@@ -102,21 +112,20 @@ class FrameReader:
         if len(self._buffer) - start < _PREFIX.size:
             return 0
         length, _ = _PREFIX.unpack_from(self._buffer, start)
-        if length > _MAX_BYTES:
-            msg = f"a frame of {length:,} bytes on an internal pipe; at most {_MAX_BYTES:,} are read"
+        if length > self._most:
+            msg = f"a frame of {length:,} bytes on an internal pipe; at most {self._most:,} are read"
             raise DecodeError(msg)
         end = start + _PREFIX.size + int(length)
         return end if len(self._buffer) >= end else 0
 
-
-def _value(buffer: bytearray, start: int, end: int) -> Any:
-    data = bytes(buffer[start + _PREFIX.size : end])
-    _, check = _PREFIX.unpack_from(buffer, start)
-    try:
-        if crc32(data) == check:
-            return msgpack.unpackb(data, unicode_errors="surrogatepass", use_list=True)
-    except ValueError as error:
-        msg = f"a frame on an internal pipe that is not readable: {error}"
-        raise DecodeError(msg) from error
-    msg = "a damaged frame on an internal pipe"
-    raise DecodeError(msg)
+    def _value(self, start: int, end: int) -> Any:
+        data = bytes(self._buffer[start + _PREFIX.size : end])
+        _, check = _PREFIX.unpack_from(self._buffer, start)
+        try:
+            if crc32(data) == check:
+                return decode_fields(data) if self._is_flat else msgpack.unpackb(data, unicode_errors="surrogatepass")
+        except (ValueError, RecursionError) as error:
+            msg = f"a frame on an internal pipe that is not readable: {error}"
+            raise DecodeError(msg) from error
+        msg = "a damaged frame on an internal pipe"
+        raise DecodeError(msg)

@@ -15,6 +15,7 @@ from queuelib.ids import Key, job_id
 from queuelib.outcome import QUARANTINED, QUEUED, RUNNING, SCHEDULED, Record
 from queuelib.ports import Delivery, QuarantineItem, Settled
 from queuelib.settings import UNKNOWN_DELAY
+from queuelib.shown import shown
 from queuelib.worker.lease import Hold
 
 if TYPE_CHECKING:
@@ -153,7 +154,8 @@ class Intake:
 
     def _postpone(self, taken: Taken, delivery: Delivery, reason: str) -> None:
         age = self._clock.wall() - delivery.published
-        if age + UNKNOWN_DELAY > self._patience:
+        # A time that no clock can have shown is a forged one, and would wait for ever.
+        if not -_SKEW <= age <= self._patience - UNKNOWN_DELAY:
             taken.settled.append(self._set_aside(delivery, reason))
         else:
             taken.postponed.append(delivery)
@@ -165,7 +167,7 @@ class Intake:
         return Settled(delivery, quarantined=[item], is_complete=True)
 
     def _set_aside(self, delivery: Delivery, reason: str) -> Settled:
-        now = self._clock.wall()
+        now, reason = self._clock.wall(), shown(reason)
         try:
             bundle = decode(delivery.frame, self._keys)
         except DecodeError:
@@ -176,6 +178,9 @@ class Intake:
         report = body.of_failure(bundle.task, "", reason)
         records = [Record(Key(bundle.id, i), QUARANTINED, bundle.attempt, report, now) for i in bundle.indexes]
         return Settled(delivery, records, quarantined=[item], is_complete=True, reply=bundle.reply)
+
+
+_SKEW = 300.0  # seconds that another machine's clock may be ahead of ours
 
 
 def _waits(record: Record) -> bool:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 import sys
+import sysconfig
 from collections.abc import Iterable, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +17,8 @@ from queuelib.dispatcher import Dispatcher
 from queuelib.errors import WorkerError
 
 __all__ = ["load"]
+
+_NEEDED = ("queuelib", "kombu", "amqp", "vine", "msgpack", "msgspec", "packaging", "redis", "hiredis", "pika", "numpy")
 
 
 def load(targets: Sequence[str], *, folders: Sequence[str] = (), tasks: Iterable[str] = ()) -> Dispatcher:
@@ -27,10 +33,12 @@ def load(targets: Sequence[str], *, folders: Sequence[str] = (), tasks: Iterable
         WorkerError: There is no such file, no dispatcher, or more than one; the message lists them.
         Exception: What the module raised while it was imported.
     """
-    for folder in reversed(["", *folders] if not folders else list(folders)):
-        path = folder or str(Path.cwd())
-        if path not in sys.path:
-            sys.path.insert(0, path)
+    if folders:
+        for folder in reversed(folders):
+            if folder not in sys.path:
+                sys.path.insert(0, folder)
+    else:
+        _put_on_path(Path.cwd())
     naming.is_importing = True
     try:
         found = [_find(*_split(target)) for target in targets]
@@ -76,9 +84,31 @@ def _import(place: str) -> ModuleType:
     root = path
     for _ in dotted.split("."):
         root = root.parent
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
+    _put_on_path(root)
     return importlib.import_module(dotted)
+
+
+def _put_on_path(folder: Path) -> None:
+    """Have modules found in a folder: before all installed packages, and behind the standard library.
+
+    Raises:
+        WorkerError: A file there would hide what a worker itself needs.
+    """
+    path = str(folder)
+    if path in sys.path:
+        return
+    for name in _NEEDED:
+        here = PathFinder.find_spec(name, [path])
+        if here is None or here.origin is None:
+            continue  # nothing, or a folder without modules
+        ours = importlib.util.find_spec(name)
+        if ours is None or ours.origin != here.origin:
+            msg = f"{here.origin} would hide the package {name!r} that a worker needs: rename it, or start elsewhere"
+            raise WorkerError(msg)
+    standard = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
+    standard |= {os.path.join(one, "lib-dynload") for one in standard}  # noqa: PTH118 - entries of sys.path are texts
+    behind = [at for at, entry in enumerate(sys.path) if entry in standard]
+    sys.path.insert(behind[-1] + 1 if behind else 0, path)
 
 
 def _listed(module: ModuleType) -> str:

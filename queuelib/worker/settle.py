@@ -26,6 +26,7 @@ from queuelib.outcome import (
 )
 from queuelib.ports import QuarantineItem, Settled
 from queuelib.retry import delay_before
+from queuelib.shown import shown
 
 if TYPE_CHECKING:
     from queuelib.message import Outgoing
@@ -166,7 +167,7 @@ class Ledger:
                 return Record(key, state, attempt, b"", now)
             case Quarantined(reason):
                 frame = outgoing(part(bundle, [at], due=None, deaths=0), self._keys).frame
-                item = QuarantineItem(job_id(*key), bundle.color, reason, frame, now)
+                item = QuarantineItem(job_id(*key), bundle.color, shown(reason), frame, now)
                 entry.quarantined = [*entry.quarantined, item]
                 return Record(key, QUARANTINED, attempt, body.of_failure(bundle.task, "", reason), now)
 
@@ -240,6 +241,9 @@ def write(batch: Sequence[Settled], lane: Lane, results: ResultBackend, door: Se
         lost = [entry for entry, is_ours in zip(batch, door.settle(batch), strict=True) if not is_ours]
     else:
         lost = _write_in_order(batch, lane, results)
+    for entry in batch:
+        for item in entry.quarantined:
+            _log.warning("set aside %s from %s: %s", item.id, item.color, item.reason)
     if lost:
         for entry in lost:
             entry.delivery.is_lost = True

@@ -26,6 +26,9 @@ _BYTES, _JOB, _PLACE = (1 << 24) - 1, 1 << 24, (1 << 40) - 1
 _CHECK, _CHECK_AT = (1 << 24) - 1, 40
 
 
+_MOST_SECONDS = 60.0  # that one may have run: only quick ones stand here, and a clock may have been held back
+
+
 class Damaged(ValueError):
     """What stands in the ring was not written by the loop of a child, or not all of it has arrived."""
 
@@ -167,7 +170,10 @@ class Ring:
         check = crc32(data, self._check)
         if (check & _CHECK) != commit >> _CHECK_AT:
             raise Damaged
-        batch = Batch(count, data, max(0.0, seconds - self._seconds))
+        spent = seconds - self._seconds
+        batch = Batch(
+            count, data, spent if 0.0 <= spent < _MOST_SECONDS * count else 0.0
+        )  # user code may have written it
         self._commit, self._check, self._seconds = commit, check, seconds
         self._words[_READ] = commit & _PLACE
         return batch

@@ -66,6 +66,7 @@ _TOO_LONG = "hard_timeout"
 _CUT_OFF = "its worker was cut off from the broker"
 _EXCLUSIVE_FOR = 0.8  # of a lease: then an exclusive job is killed
 _LAST_SECONDS = 2.0  # for interrupted handlers to put things in order
+_EARLY = 60.0  # seconds before its due time from which on a message is held here; clocks differ
 _RETRY_OVERLAP = 1.0  # seconds until a message is looked at again of whose jobs some run here by another delivery
 
 
@@ -505,6 +506,8 @@ class Supervisor:
         now = self._clock.wall()
         bundles: dict[str, list[int]] = {}
         for hold in taken.holds:
+            if self._is_early(hold, now):
+                continue
             bundles.setdefault(hold.bundle.color, []).append(hold.left)
             if self._holds.of_bundle(hold.bundle.id) and self._is_here_already(hold, now):
                 continue
@@ -513,6 +516,14 @@ class Supervisor:
         for color, sizes in bundles.items():
             self._pace.took(color, sum(sizes) / len(sizes))
         self._make_way(was_waiting)
+
+    def _is_early(self, hold: Hold, now: float) -> bool:
+        """Whether a message came long before its time, on the word of its sender alone; then it goes back until then."""
+        due = hold.bundle.due
+        if due is None or due - now <= _EARLY or not self._link.delays:
+            return False
+        self._give_back([hold.delivery], due - now)
+        return True
 
     def _admit(self, hold: Hold, now: float) -> None:
         for part in hold.waiting():

@@ -109,7 +109,7 @@ def test_what_is_written_is_no_failure_although_nobody_can_be_struck_off(
 ) -> None:
     """A client that is gone is struck off the list afterwards; where the file is locked just then, another time."""
     with closing(Store(tmp_path / "a.db")) as store:
-        store.register(str(tmp_path / "gone"), ("topic",))
+        store.register(str(store.folder / "gone"), ("topic",))
         begin = store._begin
         begun: list[object] = []
 

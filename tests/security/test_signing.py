@@ -180,7 +180,7 @@ def test_s13_every_field_is_covered(field: str) -> None:
 def read(deliveries: list[Delivery], stored: Any) -> Taken:
     """Read deliveries as a worker with a key does."""
     kept = SealedResults(stored, KEYS, shows_forged=False)
-    return Intake(["lab.work"], ["red", "yellow"], 3600.0, Time().clock, KEYS).read(deliveries, lambda: kept)
+    return Intake(["lab.work"], ["red", "yellow"], 3600.0, Time().clock, keys=KEYS).read(deliveries, lambda: kept)
 
 
 def test_s13_moved_to_another_queue() -> None:
@@ -214,7 +214,7 @@ def test_s13_replayed_where_looking_up_is_dear() -> None:
     done = [Record(Key(bundle.id, at), SUCCEEDED, body=body.of_result("lab.work", b"\1")) for at in range(3)]
     stored = FakeResults(capabilities=ResultCapabilities())
     kept: Any = SealedResults(stored, KEYS, shows_forged=False)  # type: ignore[arg-type]
-    intake = Intake(["lab.work"], ["yellow"], 3600.0, Time().clock, KEYS)
+    intake = Intake(["lab.work"], ["yellow"], 3600.0, Time().clock, keys=KEYS)
     delivery = make_delivery(frame=encode(bundle, KEYS))
     assert [hold.left for hold in intake.read([delivery], lambda: kept).holds] == [3]
     assert stored.log == []

@@ -12,6 +12,7 @@ from queuelib import codec, envelope
 from queuelib.clock import Clock
 from queuelib.message import Bundle, Limits
 from queuelib.ports import Delivery, ResultCapabilities
+from queuelib.settings import MAX_RETRIES
 from queuelib.worker.lease import Hold, Part
 
 if TYPE_CHECKING:
@@ -153,13 +154,13 @@ def verbs(log: Iterable[tuple[str, Any]]) -> list[str]:
     return [verb for verb, _ in log]
 
 
-TIMES = st.floats(0, 1e12) | st.integers(0, 2**40)
+TIMES = st.floats(0, 1e11) | st.integers(0, 2**36)
 NAMES = st.text(LETTERS, max_size=12)
 LIMITS = st.builds(
     Limits,
     timeout=st.none() | TIMES,
     hard_timeout=st.none() | TIMES,
-    retries=st.integers(0, 2**31 - 1),
+    retries=st.integers(0, MAX_RETRIES),
     backoff=TIMES,
     max_backoff=TIMES,
 )
@@ -182,8 +183,8 @@ def bundles(draw: st.DrawFn) -> Bundle:
         submitted=draw(TIMES),
         due=draw(st.none() | TIMES),
         expires=draw(st.none() | TIMES),
-        attempt=draw(st.integers(1, 2**31)),
-        deaths=draw(st.integers(0, 2**31 - 1)),
+        attempt=draw(st.integers(1, MAX_RETRIES + 1)),
+        deaths=draw(st.integers(0, MAX_RETRIES)),
         reply=draw(NAMES),
         trace=draw(st.binary(max_size=8)),
     )

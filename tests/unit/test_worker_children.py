@@ -292,9 +292,8 @@ class TestReports:
         """A report of a job that it had reported before is refused: user code wrote there."""
         pair.child.hand([jobs(2)])
         pair.send(number, 0, b"r")
-        assert not pair.child.read()
         with pytest.raises(ValueError, match="reported a job that it does not run"):
-            pair.child.reports()
+            pair.child.read()
 
     def test_a_child_reports_no_more_than_it_was_handed(self, pair: Pair) -> None:
         """However it does."""
@@ -309,7 +308,7 @@ class TestReports:
         """Of whichever shape."""
         pair.child.hand([jobs(1)])
         send_frame(pair.theirs, value)
-        with pytest.raises(ValueError, match="not a report of a child"):
+        with pytest.raises(ValueError, match="not a report of a child|not readable"):
             for _ in range(2):
                 pair.child.read()
                 pair.child.reports()

@@ -23,7 +23,7 @@ local function clock()
 end
 
 local function queue_of(entry)
-  return string.sub(entry, 11, 10 + string.byte(entry, 10))
+  return string.sub(entry, 11, 10 + (string.byte(entry, 10) or 0))
 end
 
 -- Leaves a marker for a taker that waits or will wait: a queue that is not empty has one, or somebody took it to look.

@@ -7,6 +7,8 @@
 -- Returns the time here, when the next delayed entry is due (or ''), and for each queue its entries. Their tags are the
 -- numbers that follow, queue by queue.
 --
+-- An entry without a sound header gets one.
+--
 -- Invariant: an entry is in a queue, held back, or in flight, and in one of them only. Where entries remain in a queue
 -- whose room was used up, a marker remains for other takers.
 
@@ -21,6 +23,11 @@ for at = 4, #ARGV, 2 do
     local key = P .. 'q:' .. queue
     entries = call('RPOP', key, room) or {}
     for i, entry in ipairs(entries) do
+      if queue_of(entry) ~= queue then
+        -- Written by somebody else: with a header of ours it goes its way like any other, and is set aside.
+        entry = string.char(0) .. struct.pack('>d', now) .. string.char(#queue) .. queue .. entry
+        entries[i] = entry
+      end
       moves[#moves + 1] = tag + i
       moves[#moves + 1] = entry
     end
