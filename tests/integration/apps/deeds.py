@@ -301,3 +301,23 @@ class Genetics(Handlers):
 
 
 dispatcher.register(Genetics())
+
+
+# What the fault suite runs besides.
+
+
+@dispatcher.task
+def mark_for(path: str, label: str, seconds: float) -> str:
+    """Start, take this long, finish."""
+    note(path, "start", label)
+    time.sleep(seconds)
+    note(path, "finish", label)
+    return label
+
+
+@dispatcher.task(retries=1, backoff=0.0)
+def twice(path: str, label: str) -> str:
+    """Fail in the first attempt; write down the second one only."""
+    if current_job().attempt == 1:
+        raise ValueError(label)
+    return mark(path, label)
