@@ -34,7 +34,8 @@ class Trial:
     Attributes:
         broker: sqlite, redis or rabbitmq.
         seed: What `chance` was made from; the same seed makes the same schedule.
-        chance: The only source of randomness.
+        chance: The source of randomness for what is done to whom.
+        chance_of_jobs: A second one, for threads that submit meanwhile.
         lease: Seconds of the lease on Redis; other durations are given in leases.
         folder: Where its files are.
         figures: What it measured, by name: lists of seconds, counts.
@@ -44,6 +45,7 @@ class Trial:
         self.broker = broker
         self.seed = seed
         self.chance = random.Random(f"{seed} {broker}")
+        self.chance_of_jobs = random.Random(f"{seed} jobs")
         self.lease = lease
         self.folder = folder
         self.figures: dict[str, Any] = {}
