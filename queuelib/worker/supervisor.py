@@ -666,9 +666,8 @@ class Supervisor:
         self._ready.drain()
 
     def _close(self) -> None:
-        self._staff.kill(
-            _INTERRUPTED
-        )  # after an error jobs may still run, and others have them as soon as they are back
+        # After an error jobs may still run, and others have them as soon as they are back.
+        self._staff.kill(_INTERRUPTED)
         self._give_everything_back()
         self._announce(0.0)
         self._staff.close(_INTERRUPTED)

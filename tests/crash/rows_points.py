@@ -72,6 +72,7 @@ def points_client(trial: Trial) -> None:
 
 
 def _strike_all(trial: Trial, what: str, how_long: str = "") -> None:
+    trial.be_patient()
     workers = {}
     for name in _WORKER_POINTS:
         # Each child counts for itself: at its first job each would die, and the job be set aside.

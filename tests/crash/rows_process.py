@@ -31,6 +31,7 @@ _MEMORY = Path("/sys/fs/cgroup/memory")
 @row(1, "kill -9 of a whole worker while its jobs run, with a second worker there", seconds=8)
 def whole_worker(trial: Trial) -> None:
     """What ran starts again on the other worker, soon; what was done or had not started runs once."""
+    trial.be_patient()
     gate = trial.lab.gate()
     first = trial.worker("--name", "first")
     jobs = trial.submit(12, gate.path)
@@ -48,6 +49,7 @@ def whole_worker(trial: Trial) -> None:
 @row(1, "the same, the worker in a pid namespace of its own", variant="elsewhere", seconds=10, needs_root=True)
 def worker_elsewhere(trial: Trial) -> None:
     """Nobody sees that the process is gone: on Redis only the lease counts."""
+    trial.be_patient()
     gate = trial.lab.gate()
     first = trial.worker("--name", "first", inside=_NAMESPACE)
     jobs = trial.submit(12, gate.path)
@@ -67,6 +69,7 @@ def worker_elsewhere(trial: Trial) -> None:
 @row(2, "kill -9 of one child while its job runs", seconds=6)
 def one_child(trial: Trial) -> None:
     """Its job starts again within a second, its siblings' go on, and there are as many children as before."""
+    trial.be_patient()
     gate = trial.lab.gate()
     worker = trial.worker()
     jobs = trial.submit(6, gate.path)
@@ -85,6 +88,7 @@ def one_child(trial: Trial) -> None:
 @row(2, "kill -9 of the process that makes the children", variant="template", seconds=6)
 def template(trial: Trial) -> None:
     """The worker ends with an error rather than live on without children, and another does the work."""
+    trial.be_patient()
     gate = trial.lab.gate()
     first = trial.worker()
     jobs = trial.submit(6, gate.path)
@@ -107,6 +111,7 @@ def template(trial: Trial) -> None:
 @row(3, "kill -9 of a frozen idle worker that was just sent a job, five times over", seconds=12, within=240)
 def answer_in_flight(trial: Trial) -> None:
     """A job that was on its way to the dead runs once, as a first attempt."""
+    trial.be_patient()
     jobs: dict[str, Job[str]] = {}
     worker = trial.worker()
     for number in range(5):
@@ -128,6 +133,7 @@ def answer_in_flight(trial: Trial) -> None:
 @row(4, "a child ends after its handler returned, before it said so", seconds=6)
 def after_run(trial: Trial) -> None:
     """The job runs once more, under its id and in the same attempt."""
+    trial.be_patient()
     worker = trial.worker(processes=1, QUEUELIB_FAULT="after_run:3")
     jobs = trial.submit(7)
     trial.finish(jobs)
@@ -141,6 +147,7 @@ def after_run(trial: Trial) -> None:
 @row(4, "a worker ends when it knows outcomes and has written none", variant="unwritten", seconds=8)
 def before_settle(trial: Trial) -> None:
     """What it knew runs once more, elsewhere."""
+    trial.be_patient()
     first = trial.worker(processes=1, QUEUELIB_FAULT="before_settle:1")
     jobs = trial.submit(3)
     assert first.wait(20.0) == 9
@@ -154,6 +161,7 @@ def before_settle(trial: Trial) -> None:
 @row(5, "a worker ends after outcomes were stored, before their messages were acknowledged", seconds=8)
 def after_result(trial: Trial) -> None:
     """They are not run again. SQLite stores and acknowledges in one step, and the worker ends just after it."""
+    trial.be_patient()
     point = "after_settle" if trial.broker == "sqlite" else "after_result"
     first = trial.worker(processes=1, QUEUELIB_FAULT=f"{point}:2")
     jobs: dict[str, Job[str]] = {}
@@ -173,6 +181,7 @@ def after_result(trial: Trial) -> None:
 @row(5, "the same, with outcomes in a file apart from the broker", variant="apart", seconds=8)
 def after_result_apart(trial: Trial) -> None:
     """What was stored there is looked up when the message comes again, and not run."""
+    trial.be_patient()
     results = f"sqlite:///{trial.folder}/outcomes.db"
     trial.lab.dispatcher.configure(results=results)
     first = trial.worker(processes=1, QUEUELIB_FAULT="before_ack:1", RESULTS=results)
@@ -204,6 +213,7 @@ def in_transaction(trial: Trial) -> None:
 
 def out_of_memory(trial: Trial) -> None:
     """As any other death by a signal; the word says what else sends signal 9."""
+    trial.be_patient()
     gate = trial.lab.gate()
     worker = trial.worker()
     job = trial.deeds.hoard_once.submit(trial.path, "fat", gate.path, 200 * 1024**2)
@@ -235,6 +245,7 @@ else:
 @row(8, "a segfault, os._exit(0), sys.exit() in a handler", seconds=8)
 def sudden_ends(trial: Trial) -> None:
     """An end without an outcome is a death, whatever the status says; neighbors do not notice."""
+    trial.be_patient()
     worker = trial.worker()
     jobs = trial.submit(50, prefix="warm")
     trial.finish(jobs)
@@ -264,6 +275,7 @@ def poison_in_a_crowd(trial: Trial) -> None:
 
 
 def _poisoned(trial: Trial, *, processes: int) -> None:
+    trial.be_patient()
     jobs: dict[str, Job[str]] = {}
     killer = trial.deeds.deed.submit(trial.path, "poison", "kill-worker", 99)
     jobs |= trial.submit(20)
@@ -311,6 +323,7 @@ class _restarting:  # noqa: N801 - reads as a verb where it is used
 @row(11, "a handler that computes in C with every signal blocked, past its hard limit", seconds=6)
 def deaf(trial: Trial) -> None:
     """It is killed, its job has failed with a TimeoutError, and its place is taken again."""
+    trial.be_patient()
     trial.worker(processes=1)
     job = trial.deeds.stubborn.submit(trial.path, "deaf", is_deaf=True)
     (run,) = trial.await_starts(1)
@@ -327,6 +340,7 @@ def deaf(trial: Trial) -> None:
 @row(12, "grandchildren of a worker that is killed, and of a child that is", seconds=8)
 def grandchildren(trial: Trial) -> None:
     """What a handler started ends with it."""
+    trial.be_patient()
     gate = trial.lab.gate()
     worker = trial.worker()
     job = trial.deeds.stubborn.submit(trial.path, "timeout", is_deaf=True)
@@ -348,6 +362,7 @@ def _spawned(trial: Trial) -> list[int]:
 @row(13, "a worker is frozen for several leases amid a job, then goes on", seconds=14)
 def frozen(trial: Trial) -> None:
     """Another finishes its jobs; what it says later is stale, and what it had not begun it does not begin."""
+    trial.be_patient()
     gate = trial.lab.gate()
     tellers: list[str] = []
     trial.lab.dispatcher.events.add(lambda _, facts: tellers.append(facts["ran_by"]))
@@ -389,6 +404,7 @@ def frozen(trial: Trial) -> None:
 @row(14, "a child holds the interpreter, others keep the CPUs busy, for several leases", seconds=12)
 def hogs(trial: Trial) -> None:
     """The lease is renewed all the same: nothing starts a second time."""
+    trial.be_patient()
     trial.worker(processes=3)
     seconds = 4 * trial.lease
     jobs = {"gil": trial.deeds.hold_the_gil.submit(trial.path, "gil", round(seconds))}
@@ -402,6 +418,7 @@ def hogs(trial: Trial) -> None:
 @row(15, "children are made while threads of the user's module hold locks, log and print", seconds=8)
 def locks(trial: Trial) -> None:
     """A child that is made then starts its job soon."""
+    trial.be_patient()
     trial.worker("--max-jobs", "1", processes=2, target="locked.py")
     jobs: dict[str, Job[str]] = {}
     for number in range(30):
@@ -418,6 +435,7 @@ def locks(trial: Trial) -> None:
 @row(17, "children end in the middle of a frame to their worker", seconds=8)
 def half_a_frame(trial: Trial) -> None:
     """What half of it said does not count, its job runs again, and nobody else's does."""
+    trial.be_patient()
     worker = trial.worker(QUEUELIB_FAULT="mid_frame:4")
     labels = [f"j{i}" for i in range(24)]
     rows = [(trial.path, label, 0.03) for label in labels]

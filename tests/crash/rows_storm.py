@@ -106,6 +106,7 @@ class _Killer:
 def _storm(trial: Trial, *, seconds: float, count: int, lot: int) -> None:
     jobs: dict[str, Job[str]] = {}
     every = seconds * lot / count
+    trial.be_patient()
     with _Killer(trial) as killer:
         began = time.monotonic()
         while len(jobs) < count:
@@ -159,6 +160,7 @@ def _finished(trial: Trial) -> set[str]:
 
 
 def _recycle(trial: Trial, *, count: int) -> None:
+    trial.be_patient()
     worker = trial.worker("--max-jobs", "1")
     labels = [f"j{i}" for i in range(count)]
     began = time.monotonic()

@@ -26,6 +26,7 @@ __all__ = ["Trial"]
 
 _KINDS = {"sqlite": "sqlite", "redis": "redis", "rabbitmq": "amqp"}  # as the lab calls them
 DEFAULT_LEASE = 15.0
+_PATIENCE = 60.0  # seconds
 
 
 class Trial:
@@ -120,6 +121,10 @@ class Trial:
         """Start a worker, by way of another command if need be, and wait until it serves; it is stopped at the end."""
         count = ("--processes", str(processes))
         return self.lab.ready_worker(*count, *options, target=target, inside=inside, **environment)
+
+    def be_patient(self) -> None:
+        """Let submissions wait for a server that has too much to do: how long they take is not what is tried."""
+        self.lab.dispatcher._deadline = _PATIENCE
 
     def submit(self, count: int, gate: str = "", prefix: str = "j") -> dict[str, Job[str]]:
         """Submit `mark` jobs (start, wait for the gate file, finish); return them by label."""
