@@ -312,11 +312,11 @@ def family(pid: int) -> list[int]:
     """Return a process and all its descendants, itself first."""
     found = [pid]
     for one in found:
-        for place in Path(f"/proc/{one}/task").glob("*/children"):
-            try:
+        try:
+            for place in Path(f"/proc/{one}/task").glob("*/children"):
                 found += [int(child) for child in place.read_text(encoding="ascii").split()]
-            except OSError:  # it ended meanwhile
-                continue
+        except OSError:  # it ended meanwhile
+            continue
     return found
 
 
