@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Self
 
-from queuelib import JobQuarantined
 from tests.crash import history
 from tests.crash.rows import row
 from tests.integration.lab import let_pass
-from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +111,7 @@ def _storm(trial: Trial, *, seconds: float, count: int, lot: int) -> None:
             let_pass(max(0.0, began + every * len(jobs) / lot - time.monotonic()))
         let_pass(max(0.0, began + seconds - time.monotonic()))
         took = time.monotonic() - began
-    set_aside = _retry_set_aside(trial, jobs)
+    set_aside = trial.finish_or_retry(jobs, within=120.0 + count / 50)
     drained = time.monotonic() - began - took
     runs = trial.runs()
     kills = killer.kills["child"] + killer.kills["worker"]
@@ -135,28 +132,6 @@ def _lot(trial: Trial, first: int, count: int) -> dict[str, Job[str]]:
         for i in range(count)
     ]
     return dict(zip([row[1] for row in rows], trial.deeds.mark_for.submit_many(rows), strict=True))
-
-
-def _retry_set_aside(trial: Trial, jobs: dict[str, Job[str]]) -> int:
-    """Wait for every job; those under which three processes were killed by chance are retried by hand, as is promised."""
-    limit = time.monotonic() + 120.0 + len(jobs) / 100
-    struck: list[str] = []
-    for label, job in jobs.items():
-        try:
-            assert job.result(timeout=max(0.1, limit - time.monotonic())) == label
-        except JobQuarantined:
-            assert trial.starts(label) >= 3, f"{label} was set aside without three starts"
-            struck.append(label)
-    if struck:
-        items = [json.loads(line) for line in trial.lab.queuelib("failed", "ls", "--json").splitlines()]
-        assert len(items) == len(struck)
-        trial.lab.queuelib("failed", "retry", "--all")
-        eventually(lambda: _finished(trial) >= set(struck), within=30.0, message="what was set aside ran")
-    return len(struck)
-
-
-def _finished(trial: Trial) -> set[str]:
-    return {run.label for run in trial.runs() if run.is_finished}
 
 
 def _recycle(trial: Trial, *, count: int) -> None:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from queuelib import JobQuarantined
 from tests.crash import history
 from tests.crash.own_servers import OwnRabbit, OwnRedis
 from tests.integration.lab import Lab, Worker, clean, family, load_deeds
@@ -18,7 +19,7 @@ from tests.servers import VARIABLES
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from queuelib import Job
 
@@ -206,6 +207,28 @@ class Trial:
             except Exception as error:  # noqa: BLE001 - every way not to succeed is reported alike
                 wrong.append(f"{label}: {type(error).__name__}: {error}")
         assert not wrong, f"{len(wrong)} of {len(jobs)} jobs did not succeed: {wrong[:5]}"
+
+    def finish_or_retry(self, jobs: Mapping[str, Job[str]], within: float = 60.0) -> int:
+        """Wait as `finish` does, but retry by hand what was set aside because three processes died under it.
+
+        Returns:
+            How many that were.
+        """
+        end = time.monotonic() + within
+        struck: set[str] = set()
+        for label, job in jobs.items():
+            try:
+                assert job.result(timeout=max(0.05, end - time.monotonic())) == label
+            except JobQuarantined as error:
+                assert "died while they ran it" in str(error), error
+                struck.add(label)
+        if struck:
+            items = self.lab.queuelib("failed", "ls", "--json").splitlines()
+            assert len(items) == len(struck)
+            self.lab.queuelib("failed", "retry", "--all")
+            done: Callable[[], bool] = lambda: {run.label for run in self.runs() if run.is_finished} >= struck  # noqa: E731
+            eventually(done, within=within, message="what was set aside and retried ran")
+        return len(struck)
 
     def check(
         self,
