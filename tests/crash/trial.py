@@ -220,7 +220,8 @@ class Trial:
             try:
                 assert job.result(timeout=max(0.05, end - time.monotonic())) == label
             except JobQuarantined as error:
-                assert "died while they ran it" in str(error), error
+                if "died while they ran it" not in str(error):
+                    raise
                 struck.add(label)
         if struck:
             items = self.lab.queuelib("failed", "ls", "--json").splitlines()
