@@ -74,7 +74,7 @@ def note_kill(path: str | Path, pids: Iterable[int]) -> None:
 
 def note_lost(path: str | Path, pids: Iterable[int]) -> None:
     """Append that these processes lose now what they hold: their unfinished runs do not count from here on."""
-    _append(path, "lost", pids)
+    _append(path, "stale", pids)
 
 
 def _append(path: str | Path, what: str, pids: Iterable[int]) -> None:
@@ -113,8 +113,8 @@ class _Reader:
             run = self._running.pop((pid, label))
             if pid not in self._lost or run.start > self._lost[pid]:
                 run.end, run.is_finished = at, True
-        elif what in {"kill", "lost"}:
-            if what == "lost":
+        elif what in {"kill", "stale"}:
+            if what == "stale":
                 self._lost[pid] = at
             for run in self._running.values():  # noted just before it happens: they may still finish
                 if run.pid == pid and run.end is None:
