@@ -86,8 +86,10 @@ class _Killer:
         worker = self.workers[place]
         status = worker.process.poll()
         assert status is None, f"a worker ended by itself with {status}: {worker.said}"
-        children = trial.children(worker)
-        if children and chance.random() < 0.7:
+        children = [pid for one in self.workers for pid in trial.children(one)]
+        if chance.random() < 0.7:
+            if not children:
+                return  # all of them have just been started
             victim = chance.choice(children)
             history.note_kill(trial.path, [victim])
             try:
