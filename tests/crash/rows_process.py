@@ -95,10 +95,9 @@ def template(trial: Trial) -> None:
     struck = trial.await_starts(2)
     second = trial.worker()
     (made_by,) = {os.getsid(pid) for pid in trial.children(first)}
-    history.note_kill(trial.path, [made_by])
+    history.note_kill(trial.path, [made_by, struck[1].pid])  # the worker kills whoever still runs when it ends
     os.kill(made_by, signal.SIGKILL)
-    trial.kill_child(struck[0].pid)  # it is missed as soon as there is somebody to replace
-    killed = trial.kill_child(struck[1].pid)
+    killed = trial.kill_child(struck[0].pid)  # the template is missed as soon as there is somebody to replace
     assert first.wait(10.0) == 1
     gate.open()
     for run in struck:
