@@ -109,7 +109,7 @@ def _feed(trial: Trial, first: int) -> dict[str, Job[str]]:
 
 
 def _strikes(worker: Worker, name: str) -> int:
-    return worker.said.count(f"fault point {name} ")
+    return worker.said.count(f"fault point {name} passed")
 
 
 def _await_ends(workers: dict[str, Worker], what: str) -> None:
