@@ -419,6 +419,9 @@ class Crew(Protocol):
         ...
 
 
+_MOST_STILLBORN = 10
+
+
 class TemplateCrew:
     """Children forked from a template process that has imported the user's modules.
 
@@ -465,8 +468,17 @@ class TemplateCrew:
         """Fork a child; it is ready in a few milliseconds.
 
         Raises:
-            WorkerError: The template is gone.
+            WorkerError: The template is gone, or several children in a row died before they could say who they are.
         """
+        for _ in range(_MOST_STILLBORN):
+            child = self._fork()
+            if child is not None:
+                return child
+        msg = f"{_MOST_STILLBORN} children in a row died as soon as they were made"
+        raise WorkerError(msg)
+
+    def _fork(self) -> Child | None:
+        """Return a new child; None if it was killed at once, as one may be when memory is short."""
         ours, theirs = socket.socketpair()
         tokens = _make_tokens()
         memory = os.memfd_create("queuelib-child", os.MFD_CLOEXEC)
@@ -476,11 +488,15 @@ class TemplateCrew:
             socket.send_fds(self._control, [b"+"], [theirs.fileno(), tokens, memory, self.bell])
             theirs.close()
             child.learn_pid()
-        except (OSError, EOFError, DecodeError) as error:
+        except EOFError:
+            child.close()
+            return None  # or the template is gone: the next attempt will tell
+        except (OSError, DecodeError) as error:
             child.close()
             msg = "the process that makes children has ended"
             raise WorkerError(msg) from error
         finally:
+            theirs.close()
             os.close(memory)
         child.pidfd = os.pidfd_open(child.pid)
         return child

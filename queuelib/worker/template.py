@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,8 @@ def _serve(control: socket.socket, dispatcher: Dispatcher, worker: str, supervis
             os.close(fd)
         _forget_ended(children)
         if pid:
-            children[pid] = os.pidfd_open(pid)
+            with suppress(ProcessLookupError):  # it was killed and reaped meanwhile
+                children[pid] = os.pidfd_open(pid)
     for pid in children:
         process.kill_group(pid)
 

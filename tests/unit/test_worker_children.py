@@ -5,15 +5,17 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+import threading
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from queuelib import codec
+from queuelib.errors import WorkerError
 from queuelib.outcome import Failed
 from queuelib.worker.child import DROP, JOBS, STOP
-from queuelib.worker.children import Child, Report, Successes
+from queuelib.worker.children import Child, Report, Successes, TemplateCrew
 from queuelib.worker.frames import FrameReader, send_frame
 from queuelib.worker.lease import Part
 from queuelib.worker.pace import MOST_BYTES_AHEAD, MOST_HANDED
@@ -404,3 +406,49 @@ def test_jobs_of_one_delivery_to_two_children(pair: Pair) -> None:
         pair.report(1)
         assert [r.at for r in other.child.reports()] == [2]
         assert [r.at for r in pair.child.reports()] == [0]
+
+
+class TestHire:
+    """How a child is made."""
+
+    def crew(self) -> tuple[TemplateCrew, socket.socket]:
+        """Return a crew without a process, and the socket at which a test plays the template."""
+        ours, theirs = socket.socketpair()
+        crew = TemplateCrew.__new__(TemplateCrew)
+        crew._control, crew.bell = ours, os.eventfd(0)
+        return crew, theirs
+
+    def test_one_that_is_killed_at_once_is_made_again(self) -> None:
+        """A child may die before it has said who it is; that is no reason for its worker to end."""
+        crew, template = self.crew()
+
+        def play() -> None:
+            for is_stillborn in (True, True, False):
+                _, fds, _, _ = socket.recv_fds(template, 64, 4)
+                with closing(socket.socket(fileno=fds[0])) as sock:
+                    if not is_stillborn:
+                        send_frame(sock, ("hello", os.getpid()))
+                for fd in fds[1:]:
+                    os.close(fd)
+
+        thread = threading.Thread(target=play)
+        thread.start()
+        child = crew.hire()
+        thread.join()
+        assert child.pid == os.getpid()
+        child.close()
+        self.close(crew, template)
+
+    def test_worker_ends_without_its_template(self) -> None:
+        """Where nobody makes children any more, it cannot go on."""
+        crew, template = self.crew()
+        template.close()
+        with pytest.raises(WorkerError, match="the process that makes children has ended"):
+            crew.hire()
+        self.close(crew, template)
+
+    def close(self, crew: TemplateCrew, template: socket.socket) -> None:
+        """Close what `crew` opened."""
+        crew._control.close()
+        template.close()
+        os.close(crew.bell)

@@ -286,6 +286,15 @@ class TestEnd:
             (rest,) = [frame for entry in it.settled() for frame in entry.successors]
             assert list(envelope.decode(rest.frame).indexes) == [2]
 
+    def test_nothing_runs_any_more_when_it_is_given_back(self) -> None:
+        """A worker that ends by an error may still run jobs: others have them as soon as they are back."""
+        link = Link(keeps_claims=True)
+        with desk(link) as it:
+            it.receive(make_delivery(make_bundle(3)))
+            it.supervisor._staff.kill = lambda why: link.log.append(("kill", why))
+        verbs = [verb for verb, _ in link.log]
+        assert verbs.index("kill") < verbs.index("give_back")
+
 
 class TestOnce:
     """Tasks that must not start a second time."""
