@@ -70,6 +70,7 @@ class FaultProxy:
         self._numbers = itertools.count()
         self._cut_after: dict[bool, int] = {}
         self._cut_reply_to = b""
+        self._refuse_then = False
         self._selector = selectors.DefaultSelector()
         self._lock = threading.Lock()
         self._wake_read, self._wake_write = socket.socketpair()
@@ -123,10 +124,15 @@ class FaultProxy:
                 way.passed = 0
             self._cut_after[to_server] = count
 
-    def cut_reply_to(self, marker: bytes) -> None:
-        """Pass on the next request that holds these bytes, in one piece, and cut the connection at its answer."""
+    def cut_reply_to(self, marker: bytes, *, then_refuse: bool = False) -> None:
+        """Pass on the next request that holds these bytes, in one piece, and cut the connection at its answer.
+
+        Args:
+            marker: The bytes.
+            then_refuse: Whether to refuse new connections from the cut on, until `heal`.
+        """
         with self._lock:
-            self._cut_reply_to = marker
+            self._cut_reply_to, self._refuse_then = marker, then_refuse
 
     def _serve(self) -> None:
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -186,6 +192,7 @@ class FaultProxy:
         if way.is_mute:
             return
         if way.is_cut_at_reply:
+            self.refuses = self.refuses or self._refuse_then
             self._drop(way.near)
             return
         if way.to_server and self._cut_reply_to and self._cut_reply_to in data:
