@@ -137,7 +137,7 @@ def await_quiet(trial: Trial, seconds: float = 0.5) -> None:
     eventually(is_quiet, within=30.0)
 
 
-def ride_out(trial: Trial, harm: Callable[[], None], *, within: float, faults: int = 0) -> None:
+def ride_out(trial: Trial, harm: Callable[[], None], *, within: float, faults: int = 0, others: int = 0) -> None:
     """Do harm to the server while jobs run, wait and flow, heal it, and let everything end.
 
     The worker is the same before and after. What ran goes on and ends once; what waited runs once; a job that is
@@ -148,11 +148,13 @@ def ride_out(trial: Trial, harm: Callable[[], None], *, within: float, faults: i
         harm: Does it, and returns when it is healed.
         within: Seconds from then on until a new job has ended.
         faults: How many jobs may start once more.
+        others: How many more workers there are, idle while the first one's jobs wait for a gate: they could rob it.
     """
     gate = trial.lab.gate()
     worker = trial.worker()
     jobs = trial.submit(6, gate.path)
     trial.await_starts(2)
+    workers = [worker, *(trial.worker() for _ in range(others))]
     with Flow(trial) as flow:
         flow.await_jobs(5)
         harm()
@@ -167,5 +169,6 @@ def ride_out(trial: Trial, harm: Callable[[], None], *, within: float, faults: i
     in_doubt = len(flow.doubted) if trial.broker == "rabbitmq" else 0  # two messages, on a server that cannot tell
     trial.check(jobs, faults=faults + in_doubt)
     trial.figures["refused"] = len(flow.refused)
-    assert worker.process.poll() is None, f"the worker has ended:\n{worker.said}"
+    for one in workers:
+        assert one.process.poll() is None, f"a worker has ended:\n{one.said}"
     assert resumed < within, f"a new job ended {resumed:.2f} s after the healing"
