@@ -146,6 +146,20 @@ class Channel(DeclaringChannel):
         """Renew the lease, and take over from the dead."""
         self._renew(())
 
+    def find_lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Return what was taken over."""
+        wire = self.wire
+        wire.within(SOCKET_TIMEOUT)
+        lost: list[Delivery] = []
+        for start in range(0, len(deliveries), _TAGS_A_CALL):
+            part = deliveries[start : start + _TAGS_A_CALL]
+            key = self.prefix + b"if:" + self.taker
+            wire.send(b"".join(pack((b"HEXISTS", key, b"%d" % delivery.tag)) for delivery in part))
+            answers = [wire.read() for _ in part]
+            lost += [delivery for delivery, is_there in zip(part, answers, strict=True) if not int(is_there)]
+        self.held.difference_update(delivery.tag for delivery in lost)
+        return lost
+
     def fileno(self) -> int:
         """Return the descriptor of the connection that waits for markers."""
         if self._bell is None:

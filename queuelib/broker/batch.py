@@ -65,10 +65,16 @@ class BatchLane:
         with self._translated():
             self._channel.give_back_batch(deliveries, delay)
 
-    def renew(self) -> None:
+    def renew(self) -> float:
         """Renew, and reap the dead."""
         with self._translated():
             self._channel.renew()
+        return 0.0
+
+    def find_lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Return what is not ours any more."""
+        with self._translated():
+            return self._channel.find_lost(deliveries)
 
     def fileno(self) -> int | None:
         """Return the descriptor to select on."""

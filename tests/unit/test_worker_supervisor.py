@@ -47,9 +47,10 @@ class Lane(FakeLane):
         """Return nothing."""
         return []
 
-    def renew(self) -> None:
+    def renew(self) -> float:
         """Write it down."""
         self.log.append(("renew", None))
+        return 0.0
 
     def give_back(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         """Write it down, or fail."""
