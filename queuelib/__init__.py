@@ -17,7 +17,9 @@ from queuelib.color import Color, Palette
 from queuelib.context import current_job
 from queuelib.dispatcher import Dispatcher
 from queuelib.errors import (
+    AccessRefused,
     ArgumentError,
+    BrokerFull,
     BrokerUnavailable,
     CancelledError,
     ConfigurationError,
@@ -47,7 +49,9 @@ from queuelib.job import Job
 from queuelib.message import Message
 
 __all__ = [
+    "AccessRefused",
     "ArgumentError",
+    "BrokerFull",
     "BrokerUnavailable",
     "CancelledError",
     "Color",

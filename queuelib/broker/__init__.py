@@ -13,7 +13,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from queuelib import plugins
 from queuelib.broker.batch import BatchLane
-from queuelib.errors import BrokerUnavailable, ConfigurationError, QueuelibError
+from queuelib.errors import AccessRefused, BrokerUnavailable, ConfigurationError, QueuelibError
 from queuelib.ports import TransportCapabilities, TransportSettings
 from queuelib.settings import mask
 
@@ -58,7 +58,7 @@ def open_lane(settings: TransportSettings, namespace: str, deadline: float) -> L
 
     Raises:
         BrokerUnavailable: Nobody answers; the message has the URL without its password and what to do.
-        ConfigurationError: The server answers and refuses, for a reason that waiting does not mend.
+        AccessRefused: The server answers and refuses.
     """
     if settings.alias is not None:
         TRANSPORT_ALIASES.setdefault(*settings.alias)
@@ -210,7 +210,7 @@ def _connect(connection: Connection, url: str, deadline: float) -> None:
         text = f"{type(error).__name__}: {mask(str(error))}"
         if _is_refusal(error):
             msg = f"{mask(url)} refused the connection ({text}). Check the user, the password and the virtual host"
-            raise ConfigurationError(msg) from error
+            raise AccessRefused(msg) from error
         waited = deadline - max(0.0, end - time.monotonic())
         msg = (
             f"{mask(url)} did not answer within {waited:.1f} s ({text}). Is the server running and reachable from here? "

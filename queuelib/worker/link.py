@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from queuelib import broker, plugins
 from queuelib.clock import Clock
-from queuelib.errors import BrokerUnavailable
+from queuelib.errors import AccessRefused, BrokerUnavailable
 from queuelib.ports import Redelivery
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Link:
         self._backend = plugins.find_backend(broker_url)
         self._clock = clock
         self._failures = 0
+        self._has_served = False
         self._retry_at = 0.0
         self._longest_wait = _LONGEST_WAIT if self.lease is None else min(_LONGEST_WAIT, self.lease * _WAIT_SHARE)
         self.lane: Lane | None = None
@@ -61,16 +62,19 @@ class Link:
         """Make the connection if there is none and the pause is over; return whether there is a new one.
 
         Raises:
-            ConfigurationError: The server refuses for a reason that waiting does not mend.
+            AccessRefused: The server refuses this worker, and always did.
         """
         if self.lane is not None or not self.may_try:
             return False
         try:
             lane = broker.open_lane(self._settings, self._namespace, _CONNECT_DEADLINE)
         except BrokerUnavailable as error:
+            if isinstance(error, AccessRefused) and not self._has_served:
+                raise
             self.failed(error)
             return False
         self.lane = lane
+        self._has_served = True
         self.door = self._backend.join(lane.handle, self.results) if self._backend is not None else None
         self._failures = 0
         return True

@@ -126,7 +126,13 @@ def slices(trial: Trial) -> None:
     _run_all(trial, 40)
 
 
-@row(21, "connections that are cut in the middle of a frame, again and again", variant="bytes", brokers=_SERVERS, seconds=12)
+@row(
+    21,
+    "connections that are cut in the middle of a frame, again and again",
+    variant="bytes",
+    brokers=_SERVERS,
+    seconds=12,
+)
 def cut_in_frames(trial: Trial) -> None:
     """Half a message is none; one that was whole is there once."""
     proxy = trial.proxy()

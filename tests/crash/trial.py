@@ -9,7 +9,7 @@ import signal
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from tests.crash import history
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Trial"]
 
+OwnServer = TypeVar("OwnServer", OwnRedis, OwnRabbit)
 _KINDS = {"sqlite": "sqlite", "redis": "redis", "rabbitmq": "amqp"}  # as the lab calls them
 DEFAULT_LEASE = 15.0
 
@@ -62,10 +63,20 @@ class Trial:
         """A server of this row's own, which it may harm: `OwnRedis` or `OwnRabbit`; ask before `lab` and workers."""
         if self._server is None:
             assert self._lab is None, "the lab was opened on the shared server"
-            made: OwnRedis | OwnRabbit = OwnRedis(self.folder) if self.broker == "redis" else OwnRabbit(self.folder)
-            self._stack.enter_context(made)
-            self._server = made
+            self.use(OwnRedis(self.folder) if self.broker == "redis" else OwnRabbit(self.folder))
         return self._server
+
+    def use(self, server: OwnServer) -> OwnServer:
+        """Start a server with settings of its own as this row's server; ask before `lab` and workers."""
+        assert self._server is None
+        assert self._lab is None
+        self._server = self._stack.enter_context(server)
+        return server
+
+    def log_in(self, user: str, password: str) -> None:
+        """Let the lab and all workers log in as somebody; call it before `lab`."""
+        assert self._lab is None
+        self._url = self.url.replace("guest:guest@", "").replace("://", f"://{user}:{password}@", 1)
 
     @property
     def url(self) -> str:
