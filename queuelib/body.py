@@ -14,7 +14,7 @@ from typing import Any, cast
 import msgpack
 
 from queuelib import codec
-from queuelib.errors import DecodeError, RemoteError, RemoteTraceback, SoftTimeLimit
+from queuelib.errors import DecodeError, JobLost, RemoteError, RemoteTraceback, SoftTimeLimit
 from queuelib.outcome import Record
 
 __all__ = ["Body", "of_error", "of_result", "of_results", "read", "rebuild", "singles"]
@@ -32,7 +32,7 @@ _RAISED_AS_THEMSELVES: Mapping[str, type[Exception]] = {
         StopAsyncIteration, TimeoutError, TypeError, UnboundLocalError, UnicodeError, ValueError, ZeroDivisionError,
     )
 }  # fmt: skip
-_OURS: Mapping[str, type[Exception]] = {"queuelib.errors.SoftTimeLimit": SoftTimeLimit}
+_OURS: Mapping[str, type[Exception]] = {f"queuelib.errors.{cls.__name__}": cls for cls in (JobLost, SoftTimeLimit)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,12 @@ def of_failure(  # noqa: PLR0917 - the fields of the wire, in order
     """Return the body of a failure that is known by its texts."""
     fields = (task, ran_by, type_name[:1024], _cut(message), arguments, _cut(traceback_text))
     return _packb(fields, unicode_errors="backslashreplace")
+
+
+def of_loss(task: str, how: str) -> bytes:
+    """Return the body of a job that must not start again, with what became of its only start."""
+    text = f"{how}; its task is at_most_once, so it does not start again"
+    return of_failure(task, f"{JobLost.__module__}.{JobLost.__name__}", text)
 
 
 def read(data: bytes) -> Body:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from queuelib import job as jobs
 from queuelib import mapping, naming, plugins
@@ -28,8 +28,8 @@ from queuelib.events import Events
 from queuelib.handlers import Handlers, Registry
 from queuelib.ids import Key, job_id, new_bundle_id, parse_job_id
 from queuelib.job import Job, Outcomes
-from queuelib.message import Bundle, Limits, Message, Outgoing
-from queuelib.options import NO_OPTIONS, CallOptions, Duration, TaskOptions, make_limits
+from queuelib.message import Bundle, Message, Outgoing
+from queuelib.options import NO_OPTIONS, CallOptions, Duration, TaskOptions, Wishes, make_options
 from queuelib.settings import DEFAULT_NAMESPACE, KEEP, NAMESPACE, SUBMIT_DEADLINE, mask
 from queuelib.task import Definition, Task
 
@@ -154,63 +154,20 @@ class Dispatcher:
     def task(self, function: Callable[P, R], /) -> Task[P, R, R]: ...
 
     @overload
-    def task(
-        self,
-        /,
-        *,
-        name: str | None = None,
-        color: str | None = None,
-        retries: int = 0,
-        timeout: Duration | None = None,
-        hard_timeout: Duration | None = None,
-        backoff: Duration | None = None,
-        max_backoff: Duration | None = None,
-        retry_for: Sequence[type[BaseException]] = (Exception,),
-        give_up_on: Sequence[type[BaseException]] = (),
-    ) -> _TaskDecorator: ...
+    def task(self, /, **wishes: Unpack[Wishes]) -> _TaskDecorator: ...
 
-    def task(
-        self,
-        function: Callable[..., Any] | None = None,
-        /,
-        *,
-        name: str | None = None,
-        color: str | None = None,
-        retries: int = 0,
-        timeout: Duration | None = None,
-        hard_timeout: Duration | None = None,
-        backoff: Duration | None = None,
-        max_backoff: Duration | None = None,
-        retry_for: Sequence[type[BaseException]] = (Exception,),
-        give_up_on: Sequence[type[BaseException]] = (),
-    ) -> Any:
+    def task(self, function: Callable[..., Any] | None = None, /, **wishes: Unpack[Wishes]) -> Any:
         """Register a function as a task; usable bare, `@dispatcher.task`, or with options.
 
         Args:
             function: The function; it stays callable as before.
-            name: Wire name; None: its module and qualified name.
-            color: Name of its color.
-            retries: Attempts after a failure.
-            timeout: Soft time limit in seconds: `SoftTimeLimit` is raised in the handler.
-            hard_timeout: Seconds after which the child is killed; the soft limit + 10 s unless given.
-            backoff: Longest wait in seconds before the first retry; it doubles each time, with full jitter.
-            max_backoff: Cap of that wait, in seconds.
-            retry_for: Exceptions that are retried.
-            give_up_on: Exceptions that are not, although `retry_for` has them.
+            wishes: Its options: see `queuelib.options.Wishes`.
 
         Raises:
             RegistrationError: The name is taken.
             ConfigurationError: An option cannot work.
         """
-        limits = make_limits(
-            Limits(),
-            retries=retries,
-            timeout=timeout,
-            hard_timeout=hard_timeout,
-            backoff=backoff,
-            max_backoff=max_backoff,
-        )
-        options = TaskOptions(self._checked(color), limits, tuple(retry_for), tuple(give_up_on))
+        options, name = self._options(wishes), wishes.get("name")
 
         def register(fn: Callable[..., Any]) -> Task[..., Any, Any]:
             from queuelib.schema import Schema  # noqa: PLC0415 - msgspec, unneeded by a program without tasks
@@ -226,49 +183,14 @@ class Dispatcher:
     def message(self, cls: M, /) -> M: ...
 
     @overload
-    def message(
-        self,
-        /,
-        *,
-        name: str | None = None,
-        color: str | None = None,
-        retries: int = 0,
-        timeout: Duration | None = None,
-        hard_timeout: Duration | None = None,
-        backoff: Duration | None = None,
-        max_backoff: Duration | None = None,
-        retry_for: Sequence[type[BaseException]] = (Exception,),
-        give_up_on: Sequence[type[BaseException]] = (),
-    ) -> Callable[[M], M]: ...
+    def message(self, /, **wishes: Unpack[Wishes]) -> Callable[[M], M]: ...
 
-    def message(
-        self,
-        cls: type | None = None,
-        /,
-        *,
-        name: str | None = None,
-        color: str | None = None,
-        retries: int = 0,
-        timeout: Duration | None = None,
-        hard_timeout: Duration | None = None,
-        backoff: Duration | None = None,
-        max_backoff: Duration | None = None,
-        retry_for: Sequence[type[BaseException]] = (Exception,),
-        give_up_on: Sequence[type[BaseException]] = (),
-    ) -> Any:
+    def message(self, cls: type | None = None, /, **wishes: Unpack[Wishes]) -> Any:
         """Register a class as a typed message; a bare annotated class becomes a frozen dataclass.
 
         Args and errors are those of `task`; the handler is the visitor's `visit_<ClassName>`.
         """
-        limits = make_limits(
-            Limits(),
-            retries=retries,
-            timeout=timeout,
-            hard_timeout=hard_timeout,
-            backoff=backoff,
-            max_backoff=max_backoff,
-        )
-        options = TaskOptions(self._checked(color), limits, tuple(retry_for), tuple(give_up_on))
+        options, name = self._options(wishes), wishes.get("name")
 
         def register(message_class: type) -> type:
             from queuelib.schema import Schema, as_message_class  # noqa: PLC0415
@@ -544,8 +466,11 @@ class Dispatcher:
             raise RegistrationError(msg)
         self.definitions[definition.name] = definition
 
-    def _checked(self, color: str | None) -> str | None:
-        return color if color is None else self.palette.require(color)
+    def _options(self, wishes: Wishes) -> TaskOptions:
+        options = make_options(wishes)
+        if options.color is not None:
+            self.palette.require(options.color)
+        return options
 
     def _load_results(self, task: str, encoded: bytes) -> list[Any]:
         definition = self.definitions.get(task)

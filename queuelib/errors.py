@@ -8,7 +8,6 @@ QueuelibError
 ├── BrokerUnavailable (ConnectionError)  the server did not answer in time; nothing was accepted
 │   └── BrokerFull                       it answered: there is no memory or disk left for more
 ├── SubmitUnknown (ConnectionError)      the confirmation was lost: accepted or not, nobody knows
-├── LeaseLost                            what was taken belongs to another worker by now
 ├── EncodeError (ValueError)             a value that does not fit on the wire
 │   └── TooLarge                         it is larger than a message may be
 ├── DecodeError (ValueError)             bytes that are not what they should be
@@ -21,11 +20,14 @@ QueuelibError
 │   ├── RemoteError                      the handler raised; carries the type's name and the traceback
 │   ├── RemoteTraceback                  that traceback as text: the cause of what is raised here
 │   ├── JobExpired                       it was not started before its expiry
+│   ├── JobLost                          its process died, and it must not start a second time
 │   ├── JobQuarantined                   it was set aside; `queuelib failed ls` tells why
 │   └── CancelledError (concurrent.futures.CancelledError)
 ├── SoftTimeLimit (TimeoutError)         raised inside a handler that ran longer than `timeout`
 ├── Retry                                raised by a handler: run me again later
 └── WorkerError (RuntimeError)           a worker could not start
+
+Apart from them stands `Shutdown`, a BaseException: raised inside a handler whose worker is told to end at once.
 """
 
 from __future__ import annotations
@@ -47,15 +49,16 @@ __all__ = [
     "EncodeError",
     "JobExpired",
     "JobFailed",
+    "JobLost",
     "JobQuarantined",
     "JobTimeout",
-    "LeaseLost",
     "MissingDriver",
     "QueuelibError",
     "RegistrationError",
     "RemoteError",
     "RemoteTraceback",
     "Retry",
+    "Shutdown",
     "SoftTimeLimit",
     "SubmitUnknown",
     "TooLarge",
@@ -132,10 +135,6 @@ class SubmitUnknown(QueuelibError, ConnectionError):
         self.accepted = tuple(accepted)
 
 
-class LeaseLost(QueuelibError):
-    """What was taken from the broker belongs to another worker by now."""
-
-
 class EncodeError(QueuelibError, ValueError):
     """A value that does not fit on the wire; the message names its path."""
 
@@ -197,12 +196,24 @@ class JobExpired(JobFailed):
     """The job was not started before its expiry."""
 
 
+class JobLost(JobFailed):
+    """The job was started once and nobody knows how far it came; its task is `at_most_once`, so it does not run again."""
+
+
 class JobQuarantined(JobFailed):
     """The job was set aside because nobody can run it; `queuelib failed ls` tells why."""
 
 
 class CancelledError(JobFailed, concurrent.futures.CancelledError):
     """The job was cancelled before it started."""
+
+
+class Shutdown(BaseException):
+    """Raised inside a handler whose worker is told to end at once: two seconds to put things in order.
+
+    The job runs again elsewhere, and neither an attempt nor a death is counted. Not an Exception, so that handlers
+    that catch all of those do not swallow it.
+    """
 
 
 class SoftTimeLimit(QueuelibError, TimeoutError):

@@ -203,6 +203,15 @@ class Job(Generic[R]):
         """
         return self._record().state
 
+    @property
+    def attempt(self) -> int:
+        """1 for the first run, one more for each retry; as far as its record tells by now.
+
+        Raises:
+            UnknownJob: The id was never given out.
+        """
+        return self._record().attempt
+
     def done(self) -> bool:
         """Return whether it has ended, in whichever way."""
         return self._record().is_final

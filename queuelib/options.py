@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypedDict
 
 from queuelib.clock import seconds
 from queuelib.errors import ConfigurationError
 from queuelib.message import Limits
 from queuelib.settings import MAX_RETRIES
 
-__all__ = ["CallOptions", "TaskOptions"]
+__all__ = ["CallOptions", "TaskOptions", "Wishes", "check_once", "duration", "make_limits", "make_options"]
 
 Duration = float | timedelta
 HARD_MARGIN = 10.0  # seconds between the soft limit and the kill, for handlers that clean up
@@ -26,12 +28,46 @@ class TaskOptions:
         limits: Time limits and retries.
         retry_for: Exceptions that may be retried.
         give_up_on: Exceptions that are not, although `retry_for` has them.
+        exclusive: Whether it is killed before the worker's claim on it ends.
+        at_most_once: Whether it must not start a second time, whatever happened to the first.
     """
 
     color: str | None = None
     limits: Limits = Limits()  # noqa: RUF009 - frozen
     retry_for: tuple[type[BaseException], ...] = (Exception,)
     give_up_on: tuple[type[BaseException], ...] = ()
+    exclusive: bool = False
+    at_most_once: bool = False
+
+
+class Wishes(TypedDict, total=False):
+    """What a task or message class may be registered with; all of it may be left out.
+
+    name: Wire name; else its module and qualified name.
+    color: Name of its color.
+    retries: Attempts after a failure.
+    timeout: Soft time limit in seconds: `SoftTimeLimit` is raised in the handler.
+    hard_timeout: Seconds after which the child is killed; the soft limit + 10 s unless given.
+    backoff: Longest wait in seconds before the first retry; it doubles each time, with full jitter.
+    max_backoff: Cap of that wait, in seconds.
+    retry_for: Exceptions that are retried.
+    give_up_on: Exceptions that are not, although `retry_for` has them.
+    exclusive: Kill it, and let it run again, before its worker's claim on it ends: a worker that is cut off from the
+        broker does not go on with it while another one starts it.
+    at_most_once: Never start it a second time. If its process dies while it runs, the job ends with `JobLost`.
+    """
+
+    name: str | None
+    color: str | None
+    retries: int
+    timeout: Duration | None
+    hard_timeout: Duration | None
+    backoff: Duration | None
+    max_backoff: Duration | None
+    retry_for: Sequence[type[BaseException]]
+    give_up_on: Sequence[type[BaseException]]
+    exclusive: bool
+    at_most_once: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +124,46 @@ def make_limits(
         )
         raise ConfigurationError(msg)
     return base
+
+
+def make_options(wishes: Wishes) -> TaskOptions:
+    """Return the options of a task.
+
+    Raises:
+        ConfigurationError: One is unknown or makes no sense, or two contradict each other.
+    """
+    if unknown := sorted(set(wishes) - set(Wishes.__annotations__)):
+        msg = f"a task has no option {unknown[0]!r}; it has {', '.join(Wishes.__annotations__)}"
+        raise ConfigurationError(msg)
+    limits = make_limits(
+        Limits(),
+        retries=wishes.get("retries"),
+        timeout=wishes.get("timeout"),
+        hard_timeout=wishes.get("hard_timeout"),
+        backoff=wishes.get("backoff"),
+        max_backoff=wishes.get("max_backoff"),
+    )
+    options = TaskOptions(
+        wishes.get("color"),
+        limits,
+        tuple(wishes.get("retry_for", (Exception,))),
+        tuple(wishes.get("give_up_on", ())),
+        exclusive=bool(wishes.get("exclusive", False)),
+        at_most_once=bool(wishes.get("at_most_once", False)),
+    )
+    check_once(options, limits)
+    return options
+
+
+def check_once(options: TaskOptions, limits: Limits) -> None:
+    """Refuse retries of what must not start twice.
+
+    Raises:
+        ConfigurationError: Both were asked for.
+    """
+    if options.at_most_once and limits.retries:
+        msg = f"at_most_once and retries={limits.retries} contradict each other: a retry is a second start"
+        raise ConfigurationError(msg)
 
 
 def duration(name: str, value: Duration, *, above_zero: bool = False) -> float:

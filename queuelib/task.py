@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Ty
 
 from queuelib.bundle import Sizes
 from queuelib.job import Job
-from queuelib.options import CallOptions, Duration, TaskOptions, duration, make_limits
+from queuelib.options import CallOptions, Duration, TaskOptions, check_once, duration, make_limits
 
 if TYPE_CHECKING:
     from queuelib.schema import Schema
@@ -213,18 +213,20 @@ def call_options(
     Raises:
         ConfigurationError: One of them cannot work.
     """
+    limits = make_limits(
+        definition.options.limits,
+        retries=retries,
+        timeout=timeout,
+        hard_timeout=hard_timeout,
+        backoff=backoff,
+        max_backoff=max_backoff,
+    )
+    check_once(definition.options, limits)
     return CallOptions(
         color=color,
         delay=None if delay is None else duration("delay", delay),
         expires=None if expires is None else duration("expires", expires, above_zero=True),
-        limits=make_limits(
-            definition.options.limits,
-            retries=retries,
-            timeout=timeout,
-            hard_timeout=hard_timeout,
-            backoff=backoff,
-            max_backoff=max_backoff,
-        ),
+        limits=limits,
     )
 
 

@@ -19,7 +19,7 @@ from queuelib.context import Running, running
 from queuelib.ids import Key
 from queuelib.outcome import Again, Failed, NotRun, Outcome, Quarantined
 from queuelib.worker.frames import FrameReader, send_frame
-from queuelib.worker.shared import EPOCH, NUMBER, STARTED, Slot, outbox
+from queuelib.worker.shared import EPOCH, NUMBER, STARTED, UNTIL, Slot, outbox
 
 if TYPE_CHECKING:
     from queuelib.task import Definition
@@ -30,6 +30,7 @@ __all__ = ["DROP", "HELLO", "JOBS", "STOP", "Lot", "outcome_from", "serve"]
 JOBS, DROP, STOP = 0, 1, 2  # kinds of frames to a child
 _DONE, _AGAIN, _FAILED, _QUARANTINED = range(4)
 HELLO = "hello"  # its first frame back, with its pid
+_LOOK_AGAIN = 20  # milliseconds between two looks for a renewed claim
 _RING_EVERY = 0.020  # seconds; one who has more to run says at most so often that there is something to read
 
 
@@ -51,11 +52,22 @@ class Lot:
     """
 
     __slots__ = (
-        "attempt", "bundle", "calls", "column", "definition", "function", "indexes", "position", "schema", "task",
-        "timeout", "worker",
+        "_is_lost",
+        "attempt",
+        "bundle",
+        "calls",
+        "column",
+        "definition",
+        "function",
+        "indexes",
+        "position",
+        "schema",
+        "task",
+        "timeout",
+        "worker",
     )  # fmt: skip
 
-    def __init__(self, fields: Sequence[Any], worker: str) -> None:
+    def __init__(self, fields: Sequence[Any], worker: str, is_lost: Callable[[], bool] = bool) -> None:
         self.task: str
         self.schema: bytes
         self.timeout: float | None
@@ -65,6 +77,7 @@ class Lot:
         self.column: bytes | list[bytes]
         self.task, self.schema, self.timeout, self.bundle, self.indexes, self.attempt, self.column = fields
         self.worker = worker
+        self._is_lost = is_lost
         self.calls: list[Any] | None = None
         self.definition: Definition | None = None
         self.function: Callable[..., Any] | None = None
@@ -74,7 +87,7 @@ class Lot:
         """Return what a handler can know about the job that runs."""
         index = self.position if self.indexes is None else self.indexes[self.position]
         bundle = self.bundle if isinstance(self.bundle, bytes) else self.bundle[self.position]
-        return Running(Key(bundle, index), self.task, self.attempt, self.worker)
+        return Running(Key(bundle, index), self.task, self.attempt, self.worker, self._is_lost)
 
 
 class _Run:
@@ -89,7 +102,9 @@ class _Run:
         self.shift = number - at
 
 
-def serve(sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Executor, worker: str) -> None:
+def serve(  # noqa: C901 - the whole loop in one place
+    sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Executor, worker: str
+) -> None:
     """Run jobs until told to stop, or until the supervisor is gone.
 
     Args:
@@ -106,17 +121,20 @@ def serve(sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Execu
     words, times = slot.words, slot.times
     run: _Run | None = None
     outcomes: Iterator[Outcome] = iter(())
-    has_news, rang_at = False, 0.0
+    has_news, rang_at, ended = False, 0.0, clock()
     while True:
+        if 0.0 < times[UNTIL] < ended and not _wait_for_claim(slot, sock):
+            return
         try:
             take_token(tokens)
         except BlockingIOError:  # nothing more to start, as far as is known here
             if has_news:
                 os.eventfd_write(bell, 1)
                 has_news = False
-            if _wait_for_token(tokens, sock):
-                continue
-            return
+            if not _wait_for_token(tokens, sock):
+                return
+            ended = clock()
+            continue
         if run is None or run.at == run.end or words[EPOCH] != inbox.epoch:
             before, run = run, inbox.first()
             if run is None:
@@ -185,6 +203,19 @@ def _wait_for_token(tokens: int, sock: socket.socket) -> bool:
     return all(fd != sock.fileno() for fd, _ in poll.poll())
 
 
+def _wait_for_claim(slot: Slot, sock: socket.socket) -> bool:
+    """Wait until the supervisor has renewed its claims, or has recalled all; return False if it is gone.
+
+    This process or the worker's connection was stopped for long: what it was handed may run elsewhere by now.
+    """
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    while time.monotonic() > slot.times[UNTIL]:
+        if poll.poll(_LOOK_AGAIN):
+            return False
+    return True
+
+
 class _Inbox:
     """What was handed over and not started yet."""
 
@@ -222,7 +253,7 @@ class _Inbox:
             self._stop()
             return
         if kind == JOBS:
-            lots = [Lot(fields, self._worker) for fields in value[0]]
+            lots = [Lot(fields, self._worker, self._slot.has_lost) for fields in value[0]]
             self._runs.extend(_Run(number, lots[which], at, end) for number, which, at, end in value[1])
         elif kind == DROP:
             first, self.epoch = value

@@ -268,6 +268,12 @@ class Child:
         if self.pid:
             process.kill_group(self.pid)
 
+    def interrupt(self, why: str) -> None:
+        """Have it raise `Shutdown` wherever it is."""
+        self.death_note = self.death_note or why
+        if self.pid:
+            process.interrupt(self.pid)
+
     def memory_bytes(self) -> int:
         """Return its resident memory."""
         try:

@@ -21,6 +21,7 @@ from queuelib.worker.children import TemplateCrew
 from queuelib.worker.link import Link
 from queuelib.worker.plan import Plan
 from queuelib.worker.supervisor import Supervisor
+from queuelib.worker.watchdog import Watchdog
 
 __all__ = ["Beside", "Wishes", "palette_from", "plan_for", "run"]
 
@@ -67,7 +68,7 @@ def run(wishes: Wishes, beside: Beside | None = None) -> int:
     """Run a worker in this process until it is told to stop.
 
     Returns:
-        The exit status: 0 after a stop, 1 if it could not start.
+        The exit status: 0 after a stop, 1 if it could not start or go on; 70 comes from the watchdog.
     """
     name = wishes.name or f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
     try:
@@ -79,7 +80,8 @@ def run(wishes: Wishes, beside: Beside | None = None) -> int:
     gc.freeze()
     gc.set_threshold(_GARBAGE_EVERY)  # its objects are many and short-lived, and refer to each other in no circles
     try:
-        supervisor.run()
+        with Watchdog(supervisor):
+            supervisor.run()
     except QueuelibError as error:
         _log.error("%s", error)
         _tell(beside, {"error": str(error)})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from queuelib import body
 from queuelib.codec import joined_lists, list_length
-from queuelib.errors import DecodeError, QueuelibError, Retry, SoftTimeLimit
+from queuelib.errors import DecodeError, QueuelibError, Retry, Shutdown, SoftTimeLimit
 from queuelib.outcome import Again, Failed, Outcome, Quarantined
 from queuelib.schema import SchemaMismatch
 
@@ -55,7 +55,7 @@ class Executor:
                 value = function(*call)
                 if type(value) is CoroutineType:
                     value = self._complete(value)
-            except SystemExit:
+            except (SystemExit, Shutdown):
                 raise  # the child ends, and that is a death like any other
             except BaseException as error:  # noqa: BLE001 - whatever a handler raises is an outcome and not our end
                 outcome = self._failure(definition, error, 1)
@@ -76,7 +76,7 @@ class Executor:
             return Quarantined(f"no visitor handles the message {lot.task!r}, and none has a generic_visit")
         try:
             value = self._call(function, call, lot.timeout)
-        except SystemExit:
+        except (SystemExit, Shutdown):
             raise
         except BaseException as error:  # noqa: BLE001
             return self._failure(definition, error, 2 + (lot.timeout is not None))
@@ -130,6 +130,8 @@ class Executor:
         """Return what an exception leads to; so many frames of ours stand above the handler's in its traceback."""
         options = definition.options
         report = body.of_error(definition.name, error, self._ran_by, skip_frames=own_frames)
+        if options.at_most_once:
+            return Failed(report)
         if isinstance(error, Retry):
             return Again(getattr(error, "delay", None), report)  # a subclass may leave out our __init__
         if isinstance(error, SoftTimeLimit) and SoftTimeLimit not in options.give_up_on:

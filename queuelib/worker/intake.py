@@ -46,10 +46,19 @@ class Intake:
         colors: Colors that are served here.
         patience: Seconds for which an unknown task or version is given back before it is set aside.
         clock: The clocks.
+        once: Names of the tasks that must not start a second time: all their starts are marked.
     """
 
-    def __init__(self, tasks: Collection[str], colors: Collection[str], patience: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        tasks: Collection[str],
+        colors: Collection[str],
+        patience: float,
+        clock: Clock,
+        once: Collection[str] = (),
+    ) -> None:
         self._tasks = frozenset(tasks)
+        self._once = frozenset(once)
         self._colors = frozenset(colors)
         self._patience = patience
         self._clock = clock
@@ -77,7 +86,10 @@ class Intake:
             if bundle.color != delivery.color and bundle.color not in self._colors:
                 taken.settled.append(self._set_aside(delivery, f"it came by {delivery.color} and is {bundle.color!r}"))
                 continue
-            holds.append(Hold(delivery, bundle))
+            hold = Hold(delivery, bundle)
+            if bundle.task in self._once:
+                hold.starts = dict.fromkeys(range(hold.left), 0)
+            holds.append(hold)
         redelivered = [hold for hold in holds if hold.delivery.redelivered]
         if redelivered:
             self._look_up(redelivered, results())
@@ -96,9 +108,10 @@ class Intake:
             if _is_over(record, hold.bundle.attempt):
                 hold.end(position, position + 1)
             else:
-                # Without a mark nobody knows whether it had started: it may have, once.
+                # Without a mark nobody knows whether it had started: it may have, once, unless every start is marked.
                 counted = record is not None and record.state in (RUNNING, QUEUED) and record.body
-                starts = body.starts_in(record.body) if record is not None and counted else 1
+                unmarked = 0 if hold.bundle.task in self._once else 1
+                starts = body.starts_in(record.body) if record is not None and counted else unmarked
                 if starts:
                     hold.suspect(position, starts)
 

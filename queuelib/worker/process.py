@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-__all__ = ["become_subreaper", "die_with_parent", "is_linux", "kill_group", "reap_strangers"]
+__all__ = ["become_subreaper", "die_with_parent", "interrupt", "is_linux", "kill_group", "reap_strangers"]
 
 is_linux = sys.platform == "linux"
 _PR_SET_PDEATHSIG = 1
@@ -35,6 +35,14 @@ def kill_group(pid: int) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+
+
+def interrupt(pid: int) -> None:
+    """Send SIGTERM to a child alone: what it started is its own to end."""
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
 
 
 def reap_strangers(ours: set[int]) -> None:

@@ -1,7 +1,7 @@
 """What a child and its supervisor share in memory: what runs, and the results that were not read yet.
 
-The child alone writes what runs and the ring of results, the supervisor alone the count of recalls and how far it has
-read. In the ring lie the encoded results of quick jobs, one after the other; every other outcome goes through the
+The child alone writes what runs and the ring of results, the supervisor alone the count of recalls, how far it has
+read, and what became of its claims. In the ring lie the encoded results of quick jobs, one after the other; every other outcome goes through the
 socket. One word says how many there are, how many bytes they take, and a check over all of them: what one end sees of
 it is whole, or is seen to be not.
 """
@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 from zlib import crc32
 
-__all__ = ["EPOCH", "NUMBER", "SHARED_BYTES", "STARTED", "Batch", "Damaged", "Ring", "Slot", "outbox"]
+__all__ = ["EPOCH", "LOST", "NUMBER", "SHARED_BYTES", "STARTED", "UNTIL", "Batch", "Damaged", "Ring", "Slot", "outbox"]
 
-NUMBER, STARTED, EPOCH, _COMMIT, _READ, _SECONDS = range(6)  # words of 8 bytes at the beginning
+NUMBER, STARTED, EPOCH, _COMMIT, _READ, _SECONDS, UNTIL, LOST = range(8)  # words of 8 bytes at the beginning
 _RING_AT = 64
 _RING = 256 * 1024  # bytes; a power of two below that of _BYTES
 _IN_RING = _RING - 1
@@ -51,8 +51,10 @@ class Slot:
     """The words: what runs, since when, and how often jobs were recalled.
 
     Attributes:
-        words: As integers. At NUMBER stands the job that runs, 0 for none; at EPOCH the count of recalls.
-        times: The same as seconds on the monotonic clock. At STARTED stands the start of the job that runs.
+        words: As integers. At NUMBER stands the job that runs, 0 for none; at EPOCH the count of recalls; at LOST the
+            last job of which the child was told that others may run it by now.
+        times: The same as seconds on the monotonic clock. At STARTED stands the start of the job that runs; at UNTIL
+            the end of the worker's claims, after which no job is started; 0 for none.
     """
 
     def __init__(self, memory: mmap.mmap) -> None:
@@ -61,9 +63,21 @@ class Slot:
         self.words = self.view[:_RING_AT].cast("Q")
         self.times = self.view[:_RING_AT].cast("d")
 
+    def has_lost(self) -> bool:
+        """Whether the running job is one that others may run by now."""
+        return 0 < self.words[NUMBER] == self.words[LOST]
+
     def running(self) -> tuple[int, float]:
         """Return the number of the running job, or 0, and its start."""
         return self.words[NUMBER], self.times[STARTED]
+
+    def claim(self, until: float) -> None:
+        """Let jobs start until this time on the monotonic clock."""
+        self.times[UNTIL] = until
+
+    def lose(self, number: int) -> None:
+        """Tell the handler of a job, if it still runs, that others may run it by now."""
+        self.words[LOST] = number
 
     @property
     def epoch(self) -> int:

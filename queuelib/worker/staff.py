@@ -64,6 +64,7 @@ class Staff:
         self._selector = selector
         self._children: list[Child] = []
         self._is_hiring = True
+        self._until = float("inf")
         self._selector.register(crew.bell, selectors.EVENT_READ, "bell")
 
     @property
@@ -94,13 +95,14 @@ class Staff:
         """
         while self._is_hiring and len(self.working) < self._plan.processes:
             child = self._crew.hire()
+            child.slot.claim(self._until)
             self._children.append(child)
             self._selector.register(child.sock, selectors.EVENT_READ, child)
             if child.pidfd >= 0:
                 self._selector.register(child.pidfd, selectors.EVENT_READ, child)
 
     def hear(self, noisy: Collection[Child]) -> Heard:
-        """Return what happened since the last call; replace who has died or is spent.
+        """Return what happened since the last call; bury who has died, and let go who is spent.
 
         Args:
             noisy: Children whose socket or process has something to say.
@@ -115,9 +117,26 @@ class Staff:
             elif reports and not child.is_retiring and self._is_spent(child):
                 heard.returned += child.recall()
                 child.stop()
+        return heard
+
+    def refill(self) -> None:
+        """Replace who has gone or is about to.
+
+        Raises:
+            WorkerError: The process that makes children is gone.
+        """
         if len(self._children) < self._plan.processes or any(child.is_retiring for child in self._children):
             self.hire()
-        return heard
+
+    def claim(self, until: float) -> None:
+        """Let children start jobs until this time on the monotonic clock."""
+        self._until = until
+        for child in self._children:
+            child.slot.claim(until)
+
+    def having(self, tasks: Collection[str]) -> tuple[Child, ...]:
+        """Return the children that have jobs of one of these tasks."""
+        return tuple(child for child in self._children if any(part.hold.bundle.task in tasks for part in child.handed))
 
     def recall_below(self, rank: int) -> list[Part]:
         """Take back unstarted jobs from children that have some of a color less urgent than `rank`."""
@@ -163,6 +182,13 @@ class Staff:
         """Return the jobs with starts behind them that children have."""
         firsts = [child.handed[0] for child in self._children if child.handed]  # they are handed over alone
         return [part for part in firsts if part.is_suspect]
+
+    def interrupt(self, why: str) -> None:
+        """Have what runs raise `Shutdown` in its handler; nobody is hired any more."""
+        self._is_hiring = False
+        if self._crew.can_kill:
+            for child in self._children:
+                child.interrupt(why)
 
     def kill(self, why: str) -> None:
         """Kill all that can be killed; nobody is hired any more."""

@@ -23,6 +23,7 @@ from queuelib.outcome import (
     RUNNING,
     SUCCEEDED,
     Again,
+    Failed,
     NotRun,
     Outcome,
     Quarantined,
@@ -62,6 +63,9 @@ _BURST_QUIET = 0.5  # seconds without a delivery after which a transport that pu
 _MOST_MARKS = 100_000  # bundles of which cancelled jobs are remembered
 _INTERRUPTED = "interrupted"
 _TOO_LONG = "hard_timeout"
+_CUT_OFF = "its worker was cut off from the broker"
+_EXCLUSIVE_FOR = 0.8  # of a lease: then an exclusive job is killed
+_LAST_SECONDS = 2.0  # for interrupted handlers to put things in order
 _RETRY_OVERLAP = 1.0  # seconds until a message is looked at again of whose jobs some run here by another delivery
 
 
@@ -73,11 +77,13 @@ class Supervisor:
         self._plan = plan
         self._clock = clock
         self._tasks = frozenset(crew.manifest["tasks"])
+        self._once = frozenset(crew.manifest["once"])
+        self._exclusive = frozenset(crew.manifest["exclusive"])
         self._ready = Ready(plan.palette, plan.colors)
         self._pace = Pace()
         self._assigner = Assigner(plan, self._ready, self._pace)
         self._ledger = Ledger(clock)
-        self._intake = Intake(self._tasks, plan.colors, plan.patience, clock)
+        self._intake = Intake(self._tasks, plan.colors, plan.patience, clock, self._once)
         self._holds = Holds()
         self._unsettled: list[Settled] = []
         self._postponed: list[tuple[float, Delivery]] = []
@@ -98,9 +104,14 @@ class Supervisor:
         self._lane_fd: int | None = None
         self._is_lane_muted = False  # its descriptor is readable, and there is no room
         self._dry: set[str] = set()  # colors that had less than asked for, on a transport that tells when there is more
-        self._renew_every = _RENEW_EVERY if link.lease is None else min(_RENEW_EVERY, link.lease / 5)
+        self._lease = float("inf") if link.lease is None else link.lease
+        self._renew_every = min(_RENEW_EVERY, self._lease / 5)
+        self._claimed_at = clock.monotonic()  # the last moment at which our claims are known to have held
+        self._guarded: tuple[Child, ...] = ()  # children that have exclusive jobs
+        self.ticked_at = clock.monotonic()
         self._stops = 0
         self._stop_at = 0.0
+        self._kill_at = 0.0
         self._empty_takes = 0
         self._taken_at = clock.monotonic()
         self._finished = 0
@@ -135,6 +146,12 @@ class Supervisor:
         """How many jobs ended here."""
         return self._finished
 
+    def kill_exclusive(self, now: float) -> None:
+        """Kill exclusive jobs if the claim on them is about to end; safe in other threads."""
+        if now >= self._claimed_at + self._lease * _EXCLUSIVE_FOR:
+            for child in self._guarded:
+                child.kill(_CUT_OFF)
+
     # The loop.
 
     def run(self) -> None:
@@ -150,6 +167,7 @@ class Supervisor:
             self._close()
 
     def _round(self) -> None:
+        self.ticked_at = self._clock.monotonic()
         noisy = self._wait()
         self._hear(noisy)
         self._look_around()  # before what may fail: a claim is renewed also while outcomes cannot be written
@@ -204,7 +222,8 @@ class Supervisor:
                     self._dry.clear()
         if self._ledger:
             pause = min(pause, self._settle_at - now)
-        return min(pause, self._stop_at - now) if self._stop_at else pause
+        end = self._kill_at or self._stop_at
+        return min(pause, end - now) if end > now else pause
 
     # Children.
 
@@ -220,6 +239,8 @@ class Supervisor:
         self._put_back(heard.returned)
         for death in heard.deaths:
             self._account_for(death)
+        self._staff.refill()  # after all that was heard is in the books: it may fail
+        self._note_exclusive()
 
     def _enter(self, reports: Sequence[Successes | Report]) -> None:
         """Enter what children reported, and note how long it took: of jobs of one task in a row by their mean."""
@@ -261,14 +282,19 @@ class Supervisor:
         """Decide what becomes of a job whose child died while it ran."""
         hold, at = death.hold, death.at
         bundle = hold.bundle
-        if death.why == _INTERRUPTED or not death.was_meant:
+        is_once, how = bundle.task in self._once, death.why or death.how
+        if death.why == _TOO_LONG and death.was_meant:
+            text = f"killed: it ran longer than its hard_timeout of {bundle.limits.hard_timeout:g} s"
+            report = body.of_failure(bundle.task, "TimeoutError", text)
+            self._end(hold, at, Failed(report) if is_once else Again(None, report))
+            return
+        if is_once:
+            self._end(hold, at, Failed(body.of_loss(bundle.task, f"its process ended ({how}) while it ran")))
+            return
+        if death.why in {_INTERRUPTED, _CUT_OFF} or not death.was_meant:
             self._put_back([Part(hold, at, at + 1)])
             return
-        if death.why == _TOO_LONG:
-            text = f"killed: it ran longer than its hard_timeout of {bundle.limits.hard_timeout:g} s"
-            self._end(hold, at, Again(None, body.of_failure(bundle.task, "TimeoutError", text)))
-            return
-        deaths, how = hold.starts.get(at, 0) + 1, death.why or death.how
+        deaths = hold.starts.get(at, 0) + 1
         _log.warning("child %d died (%s) while it ran %s, death %d", death.pid, how, job_id(*hold.key(at)), deaths)
         if deaths >= DEATHS:
             self._end(hold, at, Quarantined(f"{deaths} processes died while they ran it, the last one by {how}"))
@@ -297,8 +323,10 @@ class Supervisor:
     # Broker and results.
 
     def _connect(self) -> None:
+        now = self._clock.monotonic()
         if self._link.connect() and self._link.lane is not None:
             self._dry.clear()
+            self._claim(now)
             self._taken_at = self._clock.monotonic()
             for note in self._link.lane.notes():
                 _log.log(_NOTICE, "%s", note)
@@ -324,7 +352,11 @@ class Supervisor:
             self._selector.unregister(fd)
         self._is_lane_muted = False
         self._link.failed(error)
+        for child in self._guarded:
+            child.kill(_CUT_OFF)  # others may have them already
+        recalled = self._staff.recall_all()  # what has started goes on, and nothing more of this starts
         self._holds.lose()
+        self._put_back(recalled)
         self._ready.drain()
         self._postponed.clear()
 
@@ -411,6 +443,34 @@ class Supervisor:
             for key in [key for record in dropped for key in record.keys]:
                 hold.reopen(key.index)
 
+    def _renew(self, lane: Lane, now: float) -> None:
+        """Keep our claims; after a silence longer than the lease, find out first which are left."""
+        silence = self._try(lane.renew)
+        if silence is None:
+            return
+        if now > self._claimed_at + self._lease and not self._find_lost(lane):
+            return
+        self._claim(now - silence)
+
+    def _claim(self, at: float) -> None:
+        self._claimed_at = at
+        self._staff.claim(at + self._lease)
+
+    def _find_lost(self, lane: Lane) -> bool:
+        """Let go of what others have taken over; return False if the server does not say."""
+        lost = self._try(lane.find_lost, [hold.delivery for hold in self._holds if not hold.delivery.is_lost])
+        if lost is None:
+            return False
+        for delivery in lost:
+            delivery.is_lost = True
+        if lost:
+            _log.warning(
+                "%d deliveries belong to other workers after a silence of more than %g s", len(lost), self._lease
+            )
+            self._put_back(self._staff.recall_all())
+            self._ready.discard_lost(self._clock.wall())
+        return True
+
     def _take(self) -> None:
         lane = self._link.lane
         if lane is None or not self._link.may_try:
@@ -461,9 +521,11 @@ class Supervisor:
 
     def _admit(self, hold: Hold, now: float) -> None:
         for part in hold.waiting():
-            if part.is_suspect and hold.starts[part.at] >= DEATHS:
-                deaths = hold.starts[part.at]
-                self._end(hold, part.at, Quarantined(f"{deaths} workers or children died while they ran it"))
+            starts = hold.starts[part.at] if part.is_suspect else 0
+            if starts and hold.bundle.task in self._once:
+                self._end(hold, part.at, Failed(body.of_loss(hold.bundle.task, "its worker ended while it ran")))
+            elif starts >= DEATHS:
+                self._end(hold, part.at, Quarantined(f"{starts} workers or children died while they ran it"))
             else:
                 self._ready.add(part, now)
 
@@ -516,7 +578,7 @@ class Supervisor:
         if not self._ready.count:
             # Idle children get what others were handed and have not started.
             self._put_back(self._staff.recall_stuck(self._clock.monotonic()))
-        if not self._ready.count:
+        if not self._ready.count or self._clock.monotonic() > self._claimed_at + self._lease:
             return
         hungry = self._assigner.hungry(self._staff.working)
         if not hungry:
@@ -525,9 +587,10 @@ class Supervisor:
         share = -(-self._ready.count // len(hungry))
         for child in hungry:
             batch = self._assigner.choose(child, share, self._staff.suspects(), self._has_ended)
+            batch = self._marked(batch)
             if batch:
-                self._mark(batch)
                 child.hand(batch)
+                self._note_exclusive()
 
     def _has_ended(self, part: Part) -> bool:
         """Whether jobs that were to start had better not: those that may are put back then."""
@@ -547,21 +610,42 @@ class Supervisor:
         self._ready.put_back(left)
         return True
 
-    def _mark(self, batch: list[Part]) -> None:
-        """Store, before they start, that jobs start which were started before without an outcome."""
-        suspects = [(part.hold, part.at) for part in batch if part.is_suspect]
-        if suspects:
-            self._note(suspects, RUNNING, 1)
-            for hold, at in suspects:
-                hold.mark(at)
+    def _marked(self, batch: list[Part]) -> list[Part]:
+        """Store that jobs start, before they do, where that must be known; return those that may.
 
-    def _note(self, jobs: Iterable[tuple[Hold, int]], state: str, more_starts: int) -> None:
+        Those that were started before without an outcome may be what kills; those of at_most_once tasks must not be
+        started by whoever takes them over, so that it has to be known, after the mark, that they are still ours.
+        """
+        suspects = [part for part in batch if part.is_suspect]
+        if not suspects:
+            return batch
+        lane = self._link.lane
+        if lane is None or self._note([(part.hold, part.at) for part in suspects], RUNNING, 1) is None:
+            self._put_back(batch)
+            return []
+        for part in suspects:
+            part.hold.mark(part.at)
+        once = [part.hold.delivery for part in suspects if part.hold.bundle.task in self._once]
+        lost = self._try(lane.find_lost, once) if once else ()
+        if lost is None:
+            self._put_back(batch)
+            return []
+        for delivery in lost:
+            delivery.is_lost = True
+        return [part for part in batch if not part.hold.delivery.is_lost]
+
+    def _note_exclusive(self) -> None:
+        if self._exclusive:
+            self._guarded = self._staff.having(self._exclusive)
+
+    def _note(self, jobs: Iterable[tuple[Hold, int]], state: str, more_starts: int) -> Sequence[bool] | None:
         now = self._clock.wall()
         records = [
             Record(hold.key(at), state, hold.bundle.attempt, body.of_starts(hold.starts.get(at, 0) + more_starts), now)
             for hold, at in jobs
         ]
-        self._try(self._link.results.store, records)
+        stand: Sequence[bool] | None = self._try(self._link.results.store, records)
+        return stand
 
     def _make_way(self, was_waiting: set[str]) -> None:
         """Recall less urgent jobs when a color begins to wait that is more urgent than they."""
@@ -577,7 +661,7 @@ class Supervisor:
         now = self._clock.monotonic()
         lane = self._link.lane
         if lane is not None and self._is_time("renew", self._renew_every, now) and self._link.may_try:
-            self._try(lane.renew)
+            self._renew(lane, now)
         if self._is_time("announce", _ANNOUNCE_EVERY, now):
             self._announce(_ANNOUNCE_FOR)
         if self._is_time("look", _LOOK_EVERY, now):
@@ -589,6 +673,7 @@ class Supervisor:
     def _look_at_children(self, now: float) -> None:
         lasting: list[tuple[Hold, int]] = []
         for child, hold, at, number, seconds in self._staff.running(now):
+            child.slot.lose(number if hold.delivery.is_lost else 0)
             hard = hold.bundle.limits.hard_timeout
             if hard is not None and seconds > hard and child.pid:
                 child.doomed = number
@@ -660,11 +745,16 @@ class Supervisor:
             self._stop_at = float("inf") if grace is None else self._clock.monotonic() + grace
             self._staff.stop_hiring()
             self._put_back(self._staff.recall_all())
-        if self._stops > 1 or self._clock.monotonic() >= self._stop_at:
+        now = self._clock.monotonic()
+        if self._kill_at and now >= self._kill_at:
             self._staff.kill(_INTERRUPTED)
+        elif not self._kill_at and (self._stops > 1 or now >= self._stop_at):
+            self._kill_at = now + _LAST_SECONDS
+            self._staff.interrupt(_INTERRUPTED)
         self._ready.drain()
 
     def _close(self) -> None:
+        self._unsettled += self._ledger.take_all()
         self._give_everything_back()
         self._announce(0.0)
         self._staff.close(_INTERRUPTED)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from queuelib.errors import WorkerError
+from queuelib.errors import Shutdown, WorkerError
 from queuelib.worker import process
 from queuelib.worker.child import serve
 from queuelib.worker.execute import Executor
@@ -69,7 +69,8 @@ def manifest_of(dispatcher: Dispatcher) -> dict[str, Any]:
         "palette": [(color.name, color.priority, color.share) for color in dispatcher.palette.colors],
         "default": dispatcher.palette.default,
         "taking": dispatcher.palette.taking,
-        "limits": {name: d.options.limits.timeout for name, d in dispatcher.definitions.items()},
+        "exclusive": [name for name, d in dispatcher.definitions.items() if d.options.exclusive],
+        "once": [name for name, d in dispatcher.definitions.items() if d.options.at_most_once],
     }
 
 
@@ -124,13 +125,15 @@ def _run_child(fds: list[int], dispatcher: Dispatcher, worker: str, supervisor: 
             time.sleep(0.0002)
         os.setpgid(0, 0)
         process.die_with_parent(supervisor)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, _shut_down)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.environ["QUEUELIB_WORKER_NAME"] = worker
         sock, tokens, memory, bell = fds
         slot = Slot(mmap.mmap(memory, 0))
         os.close(memory)
         serve(socket.socket(fileno=sock), (tokens, bell), slot, Executor(dispatcher, worker), worker)
+        status = 0
+    except Shutdown:
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
@@ -142,6 +145,11 @@ def _run_child(fds: list[int], dispatcher: Dispatcher, worker: str, supervisor: 
             sys.stderr.flush()
         finally:
             os._exit(status)
+
+
+def _shut_down(_number: int, _frame: object) -> None:
+    msg = "the worker ends, and this job runs again elsewhere"
+    raise Shutdown(msg)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,15 @@ class Trial:
             self._url = self.url_at(self._server.port if self._server is not None else None)
         return self._url
 
+    @property
+    def port(self) -> int:
+        """TCP port of the server, on 127.0.0.1 for one of our own."""
+        if self._server is not None:
+            return self._server.port
+        found = urlsplit(self.url).port
+        assert found is not None
+        return found
+
     def go_through(self, port: int) -> None:
         """Let the lab and all workers reach the server through a port of 127.0.0.1; call it before `lab`."""
         assert self._lab is None

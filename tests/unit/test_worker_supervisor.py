@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from queuelib import envelope
+from queuelib import body, envelope
 from queuelib.color import DEFAULT_PALETTE
-from queuelib.errors import BrokerUnavailable
+from queuelib.errors import BrokerUnavailable, JobLost
+from queuelib.ids import Key
 from queuelib.message import Limits
-from queuelib.outcome import FAILED, RETRYING, SUCCEEDED, Again, Failed
+from queuelib.outcome import FAILED, RETRYING, RUNNING, SUCCEEDED, Again, Failed, Record
 from queuelib.worker.children import ThreadCrew
 from queuelib.worker.plan import Plan
+from queuelib.worker.staff import Death
 from queuelib.worker.supervisor import Supervisor
-from tests.unit.fakes import FakeDoor, FakeLane, FakeResults, Time, make_bundle, make_delivery
+from tests.unit.fakes import BUNDLE_ID, FakeDoor, FakeLane, FakeResults, Time, make_bundle, make_delivery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from queuelib.outcome import Record
     from queuelib.ports import Delivery, Settled
-    from queuelib.worker.lease import Hold
+    from queuelib.worker.lease import Hold, Part
 
 
 class Results(FakeResults):
@@ -38,6 +40,7 @@ class Lane(FakeLane):
 
     is_broken = False
     due: float | None = None
+    silence: float = 0.0
 
     def next_due(self) -> float | None:
         """Return when something is due."""
@@ -50,7 +53,12 @@ class Lane(FakeLane):
     def renew(self) -> float:
         """Write it down."""
         self.log.append(("renew", None))
-        return 0.0
+        return self.silence
+
+    def find_lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Return those that are lost."""
+        self.log.append(("find_lost", list(deliveries)))
+        return [delivery for delivery in deliveries if delivery in self.lost]
 
     def give_back(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         """Write it down, or fail."""
@@ -83,7 +91,7 @@ class Link:
 
     def __init__(self, *, keeps_claims: bool, is_ours: bool = True) -> None:
         self.keeps_claims = keeps_claims
-        self.lease = None
+        self.lease: float | None = None
         self.delays = True
         self.may_try = True
         self.log: list[tuple[str, Any]] = []
@@ -111,10 +119,10 @@ class Link:
 class Desk:
     """A supervisor, of which a test plays the rounds."""
 
-    def __init__(self, link: Any, processes: int) -> None:
+    def __init__(self, link: Any, processes: int, once: Sequence[str]) -> None:
         self.link = link
         self.time = Time()
-        crew = ThreadCrew(None, {"tasks": ["lab.work"]}, "desk")  # type: ignore[arg-type]  # it makes no child
+        crew = ThreadCrew(None, {"tasks": ["lab.work"], "once": once, "exclusive": []}, "desk")  # type: ignore[arg-type]  # it makes no child
         plan = Plan("desk", DEFAULT_PALETTE.names, DEFAULT_PALETTE, processes)
         self.supervisor: Any = Supervisor(crew, self.link, plan, self.time.clock)
 
@@ -158,8 +166,8 @@ class Desk:
 
 
 @contextmanager
-def desk(link: Link, processes: int = 0) -> Iterator[Desk]:
-    made = Desk(link, processes)
+def desk(link: Link, processes: int = 0, once: Sequence[str] = ()) -> Iterator[Desk]:
+    made = Desk(link, processes, once)
     try:
         yield made
     finally:
@@ -295,3 +303,125 @@ class TestEnd:
             assert sorted(it.records()) == [(0, SUCCEEDED), (1, FAILED)]
             (rest,) = [frame for entry in it.settled() for frame in entry.successors]
             assert list(envelope.decode(rest.frame).indexes) == [2]
+
+
+class TestOnce:
+    """Tasks that must not start a second time."""
+
+    def batch(self, it: Desk, *, redelivered: bool = False) -> list[Part]:
+        """Take a bundle of one job and return what would be handed to a child."""
+        it.supervisor._receive([make_delivery(make_bundle(1), redelivered=redelivered)])
+        parts: list[Part] = it.supervisor._ready.drain()
+        return parts
+
+    def test_its_start_is_stored_before_it_starts(self) -> None:
+        """And only then the server is asked whether it is still ours: who takes it over sees the mark."""
+        with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
+            batch = self.batch(it)
+            it.link.log.clear()
+            assert it.supervisor._marked(batch) == batch
+            assert [verb for verb, _ in it.link.log] == ["store", "find_lost"]
+            assert it.records() == [(0, RUNNING)]
+
+    def test_it_does_not_start_without_its_mark(self) -> None:
+        """Where the mark cannot be stored it waits."""
+        with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
+            batch = self.batch(it)
+            it.link.results.error = BrokerUnavailable("gone")
+            assert it.supervisor._marked(batch) == []
+            assert it.again() == [0]
+            it.link.results.error = None
+
+    def test_it_does_not_start_where_others_have_it(self) -> None:
+        """The claim was lost between the taking and the mark."""
+        with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
+            batch = self.batch(it)
+            it.link.lane.lost = [batch[0].hold.delivery]
+            assert it.supervisor._marked(batch) == []
+            assert it.again() == []
+
+    def test_who_takes_it_over_ends_it(self) -> None:
+        """A mark says that it may have run: it fails, and its reason says so."""
+        with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
+            it.link.results.records[Key(BUNDLE_ID, 0)] = Record(Key(BUNDLE_ID, 0), RUNNING, 1, body.of_starts(1), 0.0)
+            assert self.batch(it, redelivered=True) == []
+            it.settle()
+            assert it.records() == [(0, FAILED)]
+            (entry,) = it.settled()
+            assert isinstance(body.rebuild(body.read(entry.records[0].body), {}), JobLost)
+
+    def test_who_takes_it_over_unstarted_runs_it(self) -> None:
+        """Without a mark it has not started, since each start is marked."""
+        with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
+            assert len(self.batch(it, redelivered=True)) == 1
+
+    def test_the_death_of_its_child_ends_it(self) -> None:
+        """Also where the worker itself killed the child."""
+        with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
+            hold = it.receive(make_delivery(make_bundle(2)))
+            for at, why in enumerate(["", "interrupted"]):
+                it.supervisor._account_for(Death(hold, at, 7, "signal 9", why, was_meant=True))
+            it.settle()
+            assert sorted(it.records()) == [(0, FAILED), (1, FAILED)]
+
+
+class TestClaim:
+    """A worker that was cut off for longer than its lease."""
+
+    def cut_off(self, it: Desk, seconds: float) -> None:
+        """Let time pass, and look around."""
+        it.time.now += seconds
+        it.supervisor._look_around()
+
+    def link(self) -> Link:
+        """Return a link with a lease."""
+        made = Link(keeps_claims=True)
+        made.lease = 15.0
+        return made
+
+    def test_it_asks_what_is_left(self) -> None:
+        """Only after so long, and it lets go of what others have."""
+        with desk(self.link()) as it:
+            kept, lost = make_delivery(make_bundle(1)), make_delivery(make_bundle(1, id=bytes(16)))
+            it.supervisor._receive([kept, lost])
+            it.link.lane.lost = [lost]
+            self.cut_off(it, 10.0)
+            assert [verb for verb, _ in it.link.log if verb == "find_lost"] == []
+            self.cut_off(it, 16.0)
+            assert [said for verb, said in it.link.log if verb == "find_lost"] == [[kept, lost]]
+            assert (kept.is_lost, lost.is_lost) == (False, True)
+            assert [part.hold.delivery for part in it.supervisor._ready.drain()] == [kept]
+
+    def test_it_starts_nothing_meanwhile(self) -> None:
+        """What it holds may run elsewhere by now."""
+        with desk(self.link(), processes=1) as it:
+            it.supervisor._staff.hire()
+            it.link.may_try = False
+            it.supervisor._receive([make_delivery(make_bundle(1))])
+            it.time.now += 16.0
+            it.supervisor._hand_out()
+            assert it.again() == [0]
+
+    def test_a_server_that_is_silent_does_not_honor_claims(self) -> None:
+        """That a call did not fail is not enough where nothing was heard for as long."""
+        with desk(self.link()) as it:
+            it.link.lane.silence = 14.0
+            self.cut_off(it, 10.0)
+            it.link.lane.silence = 16.0
+            self.cut_off(it, 2.0)
+            assert [verb for verb, _ in it.link.log if verb == "find_lost"] == ["find_lost"]
+
+    def test_an_exclusive_job_is_killed_before_the_claim_ends(self) -> None:
+        """Not earlier, and not while the claim is renewed."""
+        with desk(self.link()) as it:
+            killed: list[str] = []
+            it.supervisor._guarded = (SimpleNamespace(kill=killed.append),)
+            began = it.time.now
+            it.supervisor.kill_exclusive(began + 11.0)
+            assert killed == []
+            it.supervisor.kill_exclusive(began + 12.5)
+            assert len(killed) == 1
+            self.cut_off(it, 11.0)
+            it.supervisor.kill_exclusive(began + 12.5)
+            assert len(killed) == 1
+            it.supervisor._guarded = ()

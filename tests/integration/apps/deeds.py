@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from queuelib import Dispatcher, Handlers, Retry, current_job
-from queuelib.errors import SoftTimeLimit
+from queuelib.errors import Shutdown, SoftTimeLimit
 
 dispatcher = Dispatcher(
     os.environ.get("BROKER", "memory://deeds"),
@@ -301,3 +301,49 @@ class Genetics(Handlers):
 
 
 dispatcher.register(Genetics())
+
+
+@dispatcher.task(at_most_once=True)
+def once(path: str, label: str, gate: str = "", how: str = "") -> str:
+    """Do what `mark` does, and die on request; never a second time."""
+    note(path, "start", label)
+    pass_gate(gate)
+    if how:
+        _WAYS[how]()
+    note(path, "finish", label)
+    return label
+
+
+@dispatcher.task(exclusive=True)
+def alone(path: str, label: str, gate: str = "") -> str:
+    """Do what `mark` does; killed before the worker's claim on it ends."""
+    note(path, "start", label)
+    pass_gate(gate)
+    note(path, "finish", label)
+    return label
+
+
+@dispatcher.task
+def watchful(path: str, label: str, gate: str = "") -> str:
+    """Do what `mark` does, but stop when the lease is lost."""
+    note(path, "start", label)
+    while gate and not os.path.exists(gate):  # noqa: PTH110 - asked often
+        if current_job().lost_lease:
+            note(path, "lost", label)
+            break
+        time.sleep(_PAUSE)
+    note(path, "finish", label)
+    return label
+
+
+@dispatcher.task
+def tidy(path: str, label: str, gate: str = "") -> str:
+    """Do what `mark` does, and put things in order when the worker ends."""
+    note(path, "start", label)
+    try:
+        pass_gate(gate)
+    except Shutdown:
+        note(path, "tidied", label)
+        raise
+    note(path, "finish", label)
+    return label
