@@ -10,7 +10,7 @@ from queuelib.errors import BrokerUnavailable, SubmitUnknown
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from queuelib import Job
     from tests.crash.trial import Trial
@@ -137,7 +137,15 @@ def await_quiet(trial: Trial, seconds: float = 0.5) -> None:
     eventually(is_quiet, within=30.0)
 
 
-def ride_out(trial: Trial, harm: Callable[[], None], *, within: float, faults: int = 0, others: int = 0) -> None:
+def ride_out(
+    trial: Trial,
+    harm: Callable[[], None],
+    *,
+    within: float,
+    faults: int = 0,
+    others: int = 0,
+    in_doubt: Sequence[str] = (),
+) -> None:
     """Do harm to the server while jobs run, wait and flow, heal it, and let everything end.
 
     The worker is the same before and after. What ran goes on and ends once; what waited runs once; a job that is
@@ -149,6 +157,7 @@ def ride_out(trial: Trial, harm: Callable[[], None], *, within: float, faults: i
         within: Seconds from then on until a new job has ended.
         faults: How many jobs may start once more.
         others: How many more workers there are, idle while the first one's jobs wait for a gate: they could rob it.
+        in_doubt: Labels that `harm` submitted and that may run once.
     """
     gate = trial.lab.gate()
     worker = trial.worker()
@@ -166,8 +175,9 @@ def ride_out(trial: Trial, harm: Callable[[], None], *, within: float, faults: i
     trial.measure("resume", resumed)
     jobs |= flow.jobs | {"after": after}
     trial.finish(jobs)
-    in_doubt = len(flow.doubted) if trial.broker == "rabbitmq" else 0  # two messages, on a server that cannot tell
-    trial.check(jobs, faults=faults + in_doubt)
+    if trial.broker == "rabbitmq":
+        faults += len(flow.doubted)  # two messages, on a server that cannot tell
+    trial.check(jobs, in_doubt=in_doubt, faults=faults)
     trial.figures["refused"] = len(flow.refused)
     for one in workers:
         assert one.process.poll() is None, f"a worker has ended:\n{one.said}"
