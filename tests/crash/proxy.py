@@ -110,8 +110,10 @@ class FaultProxy:
             self._is_holding = True
 
     def heal(self) -> None:
-        """Pass on what was held, and be as slow as a cable again."""
+        """Pass on what was held, be as fast as a cable again, and cut nothing that was not cut yet."""
         with self._lock:
+            self._cut_after.clear()
+            self._cut_reply_to = b""
             self._is_holding, self.refuses = False, False
             self.latency = self.jitter = 0.0
             self.slice = 0

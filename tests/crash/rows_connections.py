@@ -142,6 +142,7 @@ def cut_in_frames(trial: Trial) -> None:
             flow.await_jobs(3)
             proxy.cut_after(trial.chance.randrange(1, 900), to_server=trial.chance.random() < 0.5)
         flow.await_jobs(5)
+    proxy.heal()
     trial.finish(flow.jobs)
     trial.check(flow.jobs, in_doubt=flow.refused, faults=len(flow.doubted) if trial.broker == "rabbitmq" else 0)
     assert worker.process.poll() is None, worker.said
