@@ -34,7 +34,9 @@ class Link:
         self._failures = 0
         self._has_served = False
         self._retry_at = 0.0
-        self._longest_wait = _LONGEST_WAIT if self.lease is None else min(_LONGEST_WAIT, self.lease * _WAIT_SHARE)
+        self._longest_wait = _LONGEST_WAIT
+        if self.keeps_claims and self.lease is not None:
+            self._longest_wait = min(_LONGEST_WAIT, self.lease * _WAIT_SHARE)
         self.lane: Lane | None = None
         self.door: Settlement | None = None
 
