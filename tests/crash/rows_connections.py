@@ -194,8 +194,9 @@ def submit_in_vain(trial: Trial) -> None:
     """It raises within its deadline, 5 s by default and 1 s where that was said; afterwards it works again."""
     proxy = trial.proxy()
     for deadline in (SUBMIT_DEADLINE, 1.0):
-        own = {} if deadline == SUBMIT_DEADLINE else {"submit_deadline": deadline}
-        dispatcher = Dispatcher(trial.url, namespace=trial.lab.namespace, **own)
+        dispatcher = Dispatcher(trial.url, namespace=trial.lab.namespace)
+        if deadline != SUBMIT_DEADLINE:
+            dispatcher = Dispatcher(trial.url, namespace=trial.lab.namespace, submit_deadline=deadline)
         task = dispatcher.task(name=f"row39.{trial.broker}.{deadline:g}")(_nothing)
         proxy.refuses = True
         _fails_within(trial, task, deadline, "refused")

@@ -83,7 +83,7 @@ def without_file(trial: Trial) -> None:
     trial.finish({"after": after} | {label: jobs[label] for label in running})
     await_quiet(trial)
     verdict = history.check(trial.runs(), [*jobs, "after"])
-    assert verdict == ([label for label in jobs if label not in running], [], [], [])
+    assert verdict == history.Verdict([label for label in jobs if label not in running], [], [], [])
     trial.figures["lost, as said"] = len(verdict.lost)
     assert worker.process.poll() is None, worker.said
 

@@ -64,7 +64,10 @@ class Trial:
         """A server of this row's own, which it may harm: `OwnRedis` or `OwnRabbit`; ask before `lab` and workers."""
         if self._server is None:
             assert self._lab is None, "the lab was opened on the shared server"
-            self.use(OwnRedis(self.folder) if self.broker == "redis" else OwnRabbit(self.folder))
+            if self.broker == "redis":
+                self.use(OwnRedis(self.folder))
+            else:
+                self.use(OwnRabbit(self.folder))
         return self._server
 
     def use(self, server: OwnServer) -> OwnServer:
@@ -123,7 +126,7 @@ class Trial:
         """Port of the server on 127.0.0.1, for a proxy before it."""
         if self._server is not None:
             return self._server.port
-        port = urlsplit(os.environ[VARIABLES[self.broker]]).port
+        port = urlsplit(os.environ[VARIABLES["redis" if self.broker == "redis" else "rabbitmq"]]).port
         assert port is not None, "the URL of the shared server names no port"
         return port
 
