@@ -161,9 +161,9 @@ class Publisher:
                 order.is_done = True
         except QueuelibError as error:
             _log.debug("a shared publish failed; each order is sent alone", exc_info=True)
-            accepted = list(getattr(error, "accepted", ()))
-            for order in orders:
-                order.accepted = [frame.bundle.hex() for frame in order.frames if frame.bundle.hex() in accepted]
+            if isinstance(error, BrokerUnavailable):
+                for order in orders:
+                    order.accepted = [one.bundle.hex() for one in order.frames if one.bundle.hex() in error.accepted]
         else:
             for order in orders:
                 order.is_done = True

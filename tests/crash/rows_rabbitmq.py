@@ -16,7 +16,7 @@ from tests.crash.rows import row
 from tests.integration.lab import let_pass
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from tests.crash.trial import Trial
 
@@ -231,7 +231,7 @@ def password_changed(trial: Trial) -> None:
 
 
 @contextmanager
-def _channel(trial: Trial) -> Iterator[Any]:
+def _channel(trial: Trial) -> Generator[Any, None, None]:
     """Open a channel of pika's, to do to queues what an operator does."""
     parameters = pika.URLParameters(trial.url_at(None).partition("?")[0].removesuffix("//") + "/%2F")
     with closing(pika.BlockingConnection(parameters)) as connection:
