@@ -17,8 +17,10 @@ from queuelib.color import Color, Palette
 from queuelib.context import current_job
 from queuelib.dispatcher import Dispatcher
 from queuelib.errors import (
+    AccessRefused,
     ArgumentError,
     BadSignature,
+    BrokerFull,
     BrokerUnavailable,
     CancelledError,
     ConfigurationError,
@@ -50,8 +52,10 @@ from queuelib.job import Job
 from queuelib.message import Message
 
 __all__ = [
+    "AccessRefused",
     "ArgumentError",
     "BadSignature",
+    "BrokerFull",
     "BrokerUnavailable",
     "CancelledError",
     "Color",

@@ -3,8 +3,10 @@
 QueuelibError
 ├── ConfigurationError (ValueError)      a setting, URL, palette or registration that cannot work
 │   ├── MissingDriver (ImportError)      the URL needs an extra that is not installed
+│   ├── AccessRefused (BrokerUnavailable)  the server answers, and refuses this user or certificate
 │   └── RegistrationError                two handlers for one message, a task name taken twice, ...
 ├── BrokerUnavailable (ConnectionError)  the server did not answer in time; nothing was accepted
+│   └── BrokerFull                       it answered: there is no memory or disk left for more
 ├── SubmitUnknown (ConnectionError)      the confirmation was lost: accepted or not, nobody knows
 ├── EncodeError (ValueError)             a value that does not fit on the wire
 │   └── TooLarge                         it is larger than a message may be
@@ -39,8 +41,10 @@ from datetime import timedelta
 from typing import SupportsFloat
 
 __all__ = [
+    "AccessRefused",
     "ArgumentError",
     "BadSignature",
+    "BrokerFull",
     "BrokerUnavailable",
     "CancelledError",
     "ConfigurationError",
@@ -96,6 +100,17 @@ class BrokerUnavailable(QueuelibError, ConnectionError):
         super().__init__(message)
         self.accepted = tuple(accepted)
         self.unknown = tuple(unknown)
+
+
+class AccessRefused(ConfigurationError, BrokerUnavailable):
+    """The server answers, and refuses this user, database, virtual host or certificate; nothing was accepted.
+
+    A worker cannot start with it; one that has served before tries again, as after every failure.
+    """
+
+
+class BrokerFull(BrokerUnavailable):
+    """The server has no memory or disk left for what was to be written, and did not accept it."""
 
 
 class SubmitUnknown(QueuelibError, ConnectionError):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
-from queuelib.errors import BrokerUnavailable, ConfigurationError
+from queuelib.errors import BrokerFull, BrokerUnavailable, ConfigurationError
 from queuelib_sqlite.fifo import Ringer
 
 __all__ = ["Store", "refuse_network_file_system"]
@@ -300,7 +300,7 @@ def _ours(error: sqlite3.DatabaseError, path: Path) -> Exception:
     if code == sqlite3.SQLITE_NOTADB:
         return ConfigurationError(f"{path} is not a queuelib file, nor any SQLite database: name another file")
     if code == sqlite3.SQLITE_FULL:
-        return BrokerUnavailable(f"{path}: the disk is full; nothing was written. Make room and try again")
+        return BrokerFull(f"{path}: the disk is full; nothing was written. Make room and try again")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return BrokerUnavailable(
             f"{path}: another program kept the file locked; nothing was written. Is somebody's transaction left open?"

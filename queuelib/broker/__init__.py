@@ -14,7 +14,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from queuelib import faults, plugins
 from queuelib.broker.batch import BatchLane
 from queuelib.clock import SYSTEM, Clock
-from queuelib.errors import BrokerUnavailable, ConfigurationError, QueuelibError
+from queuelib.errors import AccessRefused, BrokerUnavailable, ConfigurationError, QueuelibError, SubmitUnknown
 from queuelib.ports import TransportCapabilities, TransportSettings
 from queuelib.settings import mask
 
@@ -59,7 +59,7 @@ def open_lane(settings: TransportSettings, namespace: str, deadline: float, *, c
 
     Raises:
         BrokerUnavailable: Nobody answers; the message has the URL without its password and what to do.
-        ConfigurationError: The server answers and refuses, for a reason that waiting does not mend.
+        AccessRefused: The server answers and refuses.
     """
     if settings.alias is not None:
         TRANSPORT_ALIASES.setdefault(*settings.alias)
@@ -95,21 +95,24 @@ class Publisher:
         """
         if self._pid != os.getpid():
             self._start()
-        order = _Order(frames)
+        end = time.monotonic() + deadline
+        order = _Order(frames, end)
         with self._queue_lock:
             self._queue.append(order)
-        end = time.monotonic() + deadline
-        if not self._lock.acquire(timeout=deadline):
+        is_ours = self._lock.acquire(timeout=deadline)
+        if not is_ours:
             with self._queue_lock:
                 if order in self._queue:
                     self._queue.remove(order)
                     msg = f"{mask(self._settings.url)}: other threads kept the connection busy for {deadline:g} s"
                     raise BrokerUnavailable(msg)
-            self._lock.acquire()  # somebody is sending our frames within its own deadline
-        try:
-            self._send_queued(end)
-        finally:
-            self._lock.release()
+            while not (order.is_done or is_ours):  # somebody is sending our frames, within our deadline
+                is_ours = self._lock.acquire(timeout=_LOOK)
+        if is_ours:
+            try:
+                self._send_queued()
+            finally:
+                self._lock.release()
         if order.error is not None:
             raise order.error
 
@@ -137,21 +140,46 @@ class Publisher:
         self._lane = None  # one inherited through a fork is the parent's: forgotten, not closed
         self._used = 0.0
 
-    def _send_queued(self, end: float) -> None:
+    def _send_queued(self) -> None:
         with self._queue_lock:
             orders, self._queue = self._queue, []
+        orders.sort(key=_by_end)
         if len(orders) > 1:
-            try:
-                self._send([frame for order in orders for frame in order.frames], end)
-            except QueuelibError:
-                _log.debug("a shared publish failed; each order is sent alone", exc_info=True)
-            else:
-                return
+            self._send_together(orders)
         for order in orders:
-            try:
-                self._send(order.frames, end)
-            except QueuelibError as error:
-                order.error = error
+            if not order.is_done:
+                self._send_alone(order)
+
+    def _send_together(self, orders: Sequence[_Order]) -> None:
+        """Send the frames of several orders at once; leave those to be sent alone of which nothing was accepted."""
+        try:
+            self._send([frame for order in orders for frame in order.frames], orders[0].end)
+        except SubmitUnknown as error:  # sent again, they could be there twice
+            for order in orders:
+                doubtful = [frame for frame in error.frames if frame in order.frames]
+                accepted = [frame.bundle.hex() for frame in order.frames if frame not in doubtful]
+                order.error = SubmitUnknown(str(error), frames=doubtful, accepted=accepted) if doubtful else None
+                order.is_done = True
+        except QueuelibError as error:
+            _log.debug("a shared publish failed; each order is sent alone", exc_info=True)
+            if isinstance(error, BrokerUnavailable):
+                for order in orders:
+                    order.accepted = [one.bundle.hex() for one in order.frames if one.bundle.hex() in error.accepted]
+        else:
+            for order in orders:
+                order.is_done = True
+
+    def _send_alone(self, order: _Order) -> None:
+        left = [frame for frame in order.frames if frame.bundle.hex() not in order.accepted]
+        try:
+            if left:
+                self._send(left, order.end)
+        except (BrokerUnavailable, SubmitUnknown) as error:
+            error.accepted = (*order.accepted, *error.accepted)
+            order.error = error
+        except QueuelibError as error:
+            order.error = error
+        order.is_done = True
 
     def _send(self, frames: Sequence[Outgoing], end: float) -> None:
         is_fresh = self._lane is None
@@ -193,12 +221,24 @@ class Publisher:
 _IDLE = 10.0  # seconds after which a connection may have died unnoticed: firewalls drop idle ones
 
 
-class _Order:
-    __slots__ = ("error", "frames")
+_LOOK = 0.01  # seconds between two looks at an order that another thread sends beyond our deadline
 
-    def __init__(self, frames: Sequence[Outgoing]) -> None:
+
+class _Order:
+    """What one thread wants to be published, until when, and what became of it."""
+
+    __slots__ = ("accepted", "end", "error", "frames", "is_done")
+
+    def __init__(self, frames: Sequence[Outgoing], end: float) -> None:
         self.frames = frames
+        self.end = end
+        self.accepted: Sequence[str] = ()  # bundles that a shared publish got in before it failed
         self.error: QueuelibError | None = None
+        self.is_done = False
+
+
+def _by_end(order: _Order) -> float:
+    return order.end
 
 
 def _connect(connection: Connection, url: str, deadline: float) -> None:
@@ -213,7 +253,7 @@ def _connect(connection: Connection, url: str, deadline: float) -> None:
         text = f"{type(error).__name__}: {mask(str(error))}"
         if _is_refusal(error):
             msg = f"{mask(url)} refused the connection ({text}). Check the user, the password and the virtual host"
-            raise ConfigurationError(msg) from error
+            raise AccessRefused(msg) from error
         waited = deadline - max(0.0, end - time.monotonic())
         msg = (
             f"{mask(url)} did not answer within {waited:.1f} s ({text}). Is the server running and reachable from here? "

@@ -52,7 +52,9 @@ class Post:
                     self._write(refused, [], end)
                     self._await_answers(refused, end)
         except BrokerUnavailable as error:
-            raise self._verdict(error, orders, sent, refused) from error.__cause__
+            verdict = self._verdict(error, orders, sent, refused)
+            if verdict is not None:
+                raise verdict from error.__cause__
         left = [parcel for channel, _ in refused for parcel in channel.take_refused()]
         if left:
             accepted = _bundles(parcel for _, parcels in orders for parcel in parcels if parcel not in left)
@@ -93,8 +95,8 @@ class Post:
         orders: Orders,
         sent: Sequence[Parcel],
         refused: Sequence[tuple[ConfirmedChannel, list[Parcel]]],
-    ) -> BrokerUnavailable | SubmitUnknown:
-        """Return what a failed `send` means for its parcels."""
+    ) -> BrokerUnavailable | SubmitUnknown | None:
+        """Return what a failed `send` means for its parcels; None if the last yes came before the connection ended."""
         everything = [parcel for _, parcels in orders for parcel in parcels]
         unanswered = [parcel for channel, _ in orders for parcel in channel.unconfirmed.values()]
         unsent = everything[len(sent) :]
@@ -102,6 +104,8 @@ class Post:
         returned += [parcel for channel, _ in orders for parcel in channel.refused]
         pending = {id(parcel) for parcel in (*unanswered, *unsent, *returned)}
         accepted = _bundles(parcel for parcel in everything if id(parcel) not in pending)
+        if not pending:
+            return None
         if not unanswered:
             return BrokerUnavailable(str(error), accepted=accepted)
         doubtful = [parcel.owner for parcel in everything if id(parcel) in pending and parcel.owner is not None]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from queuelib import broker, plugins
 from queuelib.clock import Clock
-from queuelib.errors import BrokerUnavailable
+from queuelib.errors import AccessRefused, BrokerUnavailable
 from queuelib.ports import Redelivery
 from queuelib.sealed import SealedResults, SealedSettlement
 
@@ -20,7 +20,8 @@ __all__ = ["Link"]
 
 _log = logging.getLogger("queuelib.worker")
 _CONNECT_DEADLINE = 5.0
-_LONGEST_WAIT = 10.0  # seconds between two attempts
+_LONGEST_WAIT = 3.0  # seconds between two attempts: a server that is back is used within five
+_WAIT_SHARE = 1 / 15  # of a lease, at most: after a stall all renew before anybody has seen a lease expired twice
 
 
 class Link:
@@ -45,7 +46,11 @@ class Link:
         self._backend = plugins.find_backend(broker_url)
         self._clock = clock
         self._failures = 0
+        self._has_served = False
         self._retry_at = 0.0
+        self._longest_wait = _LONGEST_WAIT
+        if self.keeps_claims and self.lease is not None:
+            self._longest_wait = min(_LONGEST_WAIT, self.lease * _WAIT_SHARE)
         self.lane: Lane | None = None
         self.door: Settlement | None = None
 
@@ -73,27 +78,36 @@ class Link:
         """Make the connection if there is none and the pause is over; return whether there is a new one.
 
         Raises:
-            ConfigurationError: The server refuses for a reason that waiting does not mend.
+            AccessRefused: The server refuses this worker, and always did.
         """
         if self.lane is not None or not self.may_try:
             return False
         try:
             lane = broker.open_lane(self._settings, self._namespace, _CONNECT_DEADLINE)
         except BrokerUnavailable as error:
+            if isinstance(error, AccessRefused) and not self._has_served:
+                raise
             self.failed(error)
             return False
         self.lane = lane
+        self._has_served = True
         door = self._backend.join(lane.handle, self._stored) if self._backend is not None else None
         self.door = door if door is None or self.keys is None else SealedSettlement(door, self.keys)
         self._failures = 0
         return True
 
     def failed(self, error: BrokerUnavailable) -> None:
-        """Note a failure: throw the connection away unless claims survive it, and pause."""
-        self._failures += 1
-        pause = random.uniform(0.0, min(_LONGEST_WAIT, 0.2 * 2.0**self._failures))
-        self._retry_at = self._clock.monotonic() + pause
-        _log.warning("%s; trying again in %.1f s", error, pause)
+        """Note a failure: throw the connection away unless claims survive it, and pause.
+
+        What else fails until the pause is over belongs to the same failure.
+        """
+        if self.may_try:
+            self._failures += 1
+            pause = random.uniform(0.0, min(self._longest_wait, 0.2 * 2.0**self._failures))
+            self._retry_at = self._clock.monotonic() + pause
+            _log.warning("%s; trying again in %.1f s", error, pause)
+        else:
+            _log.debug("%s", error)
         if self.lane is not None and not self.keeps_claims:
             self.drop()
 

@@ -80,7 +80,7 @@ def told_to_end(trial: Trial) -> None:
 def exclusive_cut_off(trial: Trial) -> None:
     """It is killed before another worker may start it: never two at a time."""
     gate = trial.lab.gate()
-    with FaultProxy(trial.port, trial.seed) as proxy:
+    with FaultProxy(trial.server_port, trial.seed) as proxy:
         job = _cut_off(trial, proxy, trial.deeds.alone, gate.path)
         first = trial.runs()[0]
         eventually(lambda: is_gone(first.pid), within=30.0, message="the first run was killed")
@@ -103,7 +103,7 @@ def exclusive_cut_off(trial: Trial) -> None:
 def lost_lease(trial: Trial) -> None:
     """Its handler is told once the worker knows: when it is back in touch, or when its connection has ended."""
     gate = trial.lab.gate()
-    with FaultProxy(trial.port, trial.seed) as proxy:
+    with FaultProxy(trial.server_port, trial.seed) as proxy:
         job = _cut_off(trial, proxy, trial.deeds.watchful, gate.path)
         trial.await_again("job", within=60.0)
         proxy.refuses = False

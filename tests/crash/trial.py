@@ -9,12 +9,14 @@ import signal
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from queuelib import JobQuarantined
+from queuelib.errors import BrokerUnavailable
 from tests.crash import history
 from tests.crash.own_servers import OwnRabbit, OwnRedis
+from tests.crash.proxy import FaultProxy
 from tests.integration.lab import Lab, Worker, clean, family, load_deeds
 from tests.servers import VARIABLES, Kind
 from tests.waiting import eventually
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Trial"]
 
+OwnServer = TypeVar("OwnServer", OwnRedis, OwnRabbit)
 _KINDS = {"sqlite": "sqlite", "redis": "redis", "rabbitmq": "amqp"}  # as the lab calls them
 DEFAULT_LEASE = 15.0
 _PATIENCE = 60.0  # seconds
@@ -67,10 +70,23 @@ class Trial:
         """A server of this row's own, which it may harm: `OwnRedis` or `OwnRabbit`; ask before `lab` and workers."""
         if self._server is None:
             assert self._lab is None, "the lab was opened on the shared server"
-            made: OwnRedis | OwnRabbit = OwnRedis(self.folder) if self.broker == "redis" else OwnRabbit(self.folder)
-            self._stack.enter_context(made)
-            self._server = made
+            if self.broker == "redis":
+                self.use(OwnRedis(self.folder))
+            else:
+                self.use(OwnRabbit(self.folder))
         return self._server
+
+    def use(self, server: OwnServer) -> OwnServer:
+        """Start a server with settings of its own as this row's server; ask before `lab` and workers."""
+        assert self._server is None
+        assert self._lab is None
+        self._server = self._stack.enter_context(server)
+        return server
+
+    def log_in(self, user: str, password: str) -> None:
+        """Let the lab and all workers log in as somebody; call it before `lab`."""
+        assert self._lab is None
+        self._url = self.url.replace("guest:guest@", "").replace("://", f"://{user}:{password}@", 1)
 
     @property
     def url(self) -> str:
@@ -79,19 +95,16 @@ class Trial:
             self._url = self.url_at(self._server.port if self._server is not None else None)
         return self._url
 
-    @property
-    def port(self) -> int:
-        """TCP port of the server, on 127.0.0.1 for one of our own."""
-        if self._server is not None:
-            return self._server.port
-        found = urlsplit(self.url).port
-        assert found is not None
-        return found
-
     def go_through(self, port: int) -> None:
         """Let the lab and all workers reach the server through a port of 127.0.0.1; call it before `lab`."""
         assert self._lab is None
         self._url = self.url_at(port)
+
+    def proxy(self) -> FaultProxy:
+        """Put a proxy before the server, for the lab and all workers, and return it; call it before `lab`."""
+        proxy = self._stack.enter_context(FaultProxy(self.server_port, self.seed))
+        self.go_through(proxy.port)
+        return proxy
 
     def url_at(self, port: int | None) -> str:
         """Return the URL of the broker by another port of 127.0.0.1; None for the one it has."""
@@ -108,6 +121,15 @@ class Trial:
         if kind == "redis":
             return f"{base}?lease={self.lease:g}"
         return f"{base}?{'&'.join([f'heartbeat={self.heartbeat:g}', *self.options])}"
+
+    @property
+    def server_port(self) -> int:
+        """Port of the server on 127.0.0.1, for a proxy before it."""
+        if self._server is not None:
+            return self._server.port
+        port = urlsplit(os.environ[VARIABLES["redis" if self.broker == "redis" else "rabbitmq"]]).port
+        assert port is not None, "the URL of the shared server names no port"
+        return port
 
     @property
     def heartbeat(self) -> float:
@@ -219,7 +241,7 @@ class Trial:
         wrong: list[str] = []
         for label, job in jobs.items():
             try:
-                value = job.result(timeout=max(0.05, end - time.monotonic()))
+                value = _result(job, end)
                 if value != label:
                     wrong.append(f"{label} gave {value!r}")
             except Exception as error:  # noqa: BLE001 - every way not to succeed is reported alike
@@ -270,9 +292,20 @@ class Trial:
             if lab is not None:
                 lab.close()
                 if self._server is None:
-                    clean(lab.kind, lab.url, lab.namespace)
+                    clean(lab.kind, self.url_at(None), lab.namespace)
         finally:
             self._stack.close()
+
+
+def _result(job: Job[str], end: float) -> str:
+    """Return a result; ask again where only the connection was lost over which it was asked for."""
+    while True:
+        try:
+            return job.result(timeout=max(0.05, end - time.monotonic()))
+        except BrokerUnavailable:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.05)
 
 
 def _parent(pid: int) -> int:

@@ -190,6 +190,16 @@ def hoard(path: str, label: str, size_bytes: int) -> str:
 
 
 @dispatcher.task
+def grind(path: str, label: str, gate: str) -> str:
+    """Keep a CPU busy until the gate is open."""
+    note(path, "start", label)
+    while not os.path.exists(gate):  # noqa: PTH110 - asked often
+        sum(range(1_000_000))
+    note(path, "finish", label)
+    return label
+
+
+@dispatcher.task
 def whereabouts() -> tuple[int, int]:
     """Return the pids of the child and of its supervisor."""
     return os.getpid(), os.getppid()
