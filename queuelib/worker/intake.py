@@ -46,12 +46,16 @@ class Intake:
         colors: Colors that are served here.
         patience: Seconds for which an unknown task or version is given back before it is set aside.
         clock: The clocks.
+
+    Attributes:
+        pause: Seconds for which they are given back each time.
     """
 
     def __init__(self, tasks: Collection[str], colors: Collection[str], patience: float, clock: Clock) -> None:
         self._tasks = frozenset(tasks)
         self._colors = frozenset(colors)
         self._patience = patience
+        self.pause = min(UNKNOWN_DELAY, patience / 4)  # a short patience is to hold several tries as well
         self._clock = clock
 
     def read(self, deliveries: Sequence[Delivery], results: Callable[[], ResultBackend]) -> Taken:
@@ -104,7 +108,7 @@ class Intake:
 
     def _postpone(self, taken: Taken, delivery: Delivery, reason: str) -> None:
         age = self._clock.wall() - delivery.published
-        if age + UNKNOWN_DELAY > self._patience:
+        if not self._patience or age + self.pause > self._patience:
             taken.settled.append(self._set_aside(delivery, reason))
         else:
             taken.postponed.append(delivery)

@@ -12,7 +12,7 @@ from queuelib import envelope
 from queuelib.color import DEFAULT_PALETTE
 from queuelib.errors import BrokerUnavailable
 from queuelib.message import Limits
-from queuelib.outcome import FAILED, RETRYING, SUCCEEDED, Again, Failed
+from queuelib.outcome import FAILED, QUEUED, RETRYING, SUCCEEDED, Again, Failed
 from queuelib.worker.children import ThreadCrew
 from queuelib.worker.plan import Plan
 from queuelib.worker.supervisor import Supervisor
@@ -46,6 +46,10 @@ class Lane(FakeLane):
     def take(self, room: Mapping[str, int]) -> list[Delivery]:
         """Return nothing."""
         return []
+
+    def stop_taking(self) -> None:
+        """Write it down."""
+        self.log.append(("stop_taking", None))
 
     def renew(self) -> None:
         """Write it down."""
@@ -261,6 +265,21 @@ class TestTrouble:
 
 class TestEnd:
     """What is written last."""
+
+    @pytest.mark.parametrize("keeps_claims", [False, True])
+    def test_what_nobody_runs_goes_back_at_once(self, keeps_claims: bool) -> None:  # noqa: FBT001
+        """What runs may take hours to its end; where the broker counts, a record says that the others did not start."""
+        with desk(Link(keeps_claims=keeps_claims)) as it:
+            running, waiting = make_delivery(make_bundle(1)), make_delivery(make_bundle(2, id=bytes(16)))
+            it.receive(running)
+            it.supervisor._receive([waiting])
+            it.supervisor.stop()
+            it.supervisor._wind_down()
+            it.supervisor._wind_down()
+            assert [verb for verb, _ in it.link.log if verb == "stop_taking"] == ["stop_taking"]
+            assert [said for verb, said in it.link.log if verb == "give_back"] == [[waiting]]
+            assert [hold.delivery for hold in it.supervisor._holds] == [running]
+            assert it.records() == ([] if keeps_claims else [(0, QUEUED), (1, QUEUED)])
 
     def test_outcomes_go_before_what_is_given_back(self) -> None:
         """A delivery is acknowledged with what its jobs became, also where that could not be written until now."""
