@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from queuelib import faults
 from queuelib.errors import BrokerUnavailable, SubmitUnknown
 from queuelib.outcome import SUCCEEDED, TERMINAL
 from queuelib.settings import SUBMIT_DEADLINE
@@ -81,8 +82,13 @@ class RabbitSettlement:
             for parcels in rounds:
                 if any(parcels.values()):
                     self._lane.send_on(parcels, SUBMIT_DEADLINE)
+                if faults.ACTIVE and parcels is endings and has_successors:
+                    faults.point("after_successor")
         except SubmitUnknown as error:
             raise BrokerUnavailable(str(error)) from error
+        if faults.ACTIVE:
+            faults.point("after_result")
+            faults.point("before_ack")
         self._lane.acknowledge(
             [settled.delivery for settled, is_ours in zip(batch, ours, strict=True) if is_ours and settled.is_complete]
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from queuelib import faults
 from queuelib.outcome import SUCCEEDED
 from queuelib_redis import entry
 from queuelib_redis.inbox import pack_runs
@@ -48,9 +49,15 @@ class RedisSettlement:
         channel = self._channel
         held = [settled.delivery.tag in channel.held for settled in batch]
         while True:
+            if faults.ACTIVE:  # one script does all: there is nothing between before and after
+                faults.point("before_ack")
             answer = channel.confirmed(
                 channel.wire.run(SETTLE, channel.prefix, self._arguments(batch, held), channel.confirmation)
             )
+            if faults.ACTIVE and answer[0]:
+                faults.point("after_result")
+                if any(settled.successors for settled in batch):
+                    faults.point("after_successor")
             if answer[0]:
                 break
             lost = {int(tag) for tag in answer[1:]}

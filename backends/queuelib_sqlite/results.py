@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from queuelib import faults
 from queuelib.ids import Key
 from queuelib.outcome import CANCELLED, SUCCEEDED, Record
 from queuelib.ports import Cancelled, QuarantineItem, ResultCapabilities, Settled, WorkerInfo
@@ -189,13 +190,19 @@ class SqliteSettlement:
                 lost = [settled for settled, is_ours in zip(batch, held, strict=True) if not is_ours]
                 records += [record for settled in lost for record in settled.records if record.state == SUCCEEDED]
             outcomes.write(connection, records)
+            if faults.ACTIVE:  # in the transaction: whoever dies here has written nothing
+                faults.point("after_result")
             items = [item for settled in ours for item in settled.quarantined]
             write_quarantine(connection, self._results.namespace, items)
             successors = [frame for settled in ours for frame in settled.successors]
             messages.insert(connection, self._channel.to_queues(successors), store.rung)
+            if faults.ACTIVE and successors:
+                faults.point("after_successor")
             if records:
                 store.rung.add(_OUTCOME)
             self._results.sweep(connection)
+            if faults.ACTIVE:  # the commit is the acknowledgement
+                faults.point("before_ack")
         return held
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.connection import Connection
 from kombu.transport import TRANSPORT_ALIASES
 
-from queuelib import plugins
+from queuelib import faults, plugins
 from queuelib.broker.batch import BatchLane
 from queuelib.errors import BrokerUnavailable, ConfigurationError, QueuelibError
 from queuelib.ports import TransportCapabilities, TransportSettings
@@ -161,6 +161,8 @@ class Publisher:
             if self._lane is None:
                 self._lane = open_lane(self._settings, self._namespace, max(0.1, end - time.monotonic()))
             self._lane.publish(frames, max(0.1, end - time.monotonic()))
+            if faults.ACTIVE:
+                faults.point("after_publish")
             self._used = time.monotonic()
         except BrokerUnavailable as error:
             self._discard()

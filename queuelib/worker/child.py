@@ -14,11 +14,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from queuelib import faults
 from queuelib.bundle import QUICK
 from queuelib.context import Running, running
 from queuelib.ids import Key
 from queuelib.outcome import Again, Failed, NotRun, Outcome, Quarantined
-from queuelib.worker.frames import FrameReader, send_frame
+from queuelib.worker.frames import FrameReader, pack_frame, send_frame
 from queuelib.worker.shared import EPOCH, NUMBER, STARTED, Slot, outbox
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def serve(sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Execu
     inbox = _Inbox(FrameReader(sock), slot, worker)
     send_frame(sock, (HELLO, os.getpid()))
     clock, take_token, put = time.monotonic, os.eventfd_read, outbox(slot)
+    send = _send_in_halves if faults.ACTIVE else send_frame  # once, so that the loop pays nothing
     words, times = slot.words, slot.times
     run: _Run | None = None
     outcomes: Iterator[Outcome] = iter(())
@@ -123,7 +125,7 @@ def serve(sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Execu
                 os.eventfd_write(bell, 1)
                 return
             if run is not before:
-                outcomes = executor.outcomes(run.lot, run.at)
+                outcomes = _outcomes(executor, run)
         at = run.at
         run.at = at + 1
         number = run.shift + at
@@ -134,12 +136,37 @@ def serve(sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Execu
         seconds = ended - started
         # The outcome leaves before the next token is taken, so at most one job was started and not reported.
         if not (seconds < QUICK and type(outcome) is bytes and put(outcome, seconds)):
-            send_frame(sock, (number, seconds, *_as_fields(outcome)))
+            send(sock, (number, seconds, *_as_fields(outcome)))
         words[NUMBER] = 0
         has_news = ended - rang_at < _RING_EVERY
         if not has_news:
             rang_at = ended
             os.eventfd_write(bell, 1)
+
+
+def _outcomes(executor: Executor, run: _Run) -> Iterator[Outcome]:
+    """Return what runs the jobs of a run, one for each item that is asked for."""
+    outcomes = executor.outcomes(run.lot, run.at)
+    return _with_points(outcomes) if faults.ACTIVE else outcomes
+
+
+def _with_points(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """Pass fault points around each job."""
+    while True:
+        faults.point("before_start")
+        outcome = next(outcomes, None)
+        if outcome is None:
+            return
+        faults.point("after_run")
+        yield outcome
+
+
+def _send_in_halves(sock: socket.socket, value: Any) -> None:
+    """Write a frame with a fault point in its middle."""
+    frame = pack_frame(value)
+    sock.sendall(frame[: len(frame) // 2])
+    faults.point("mid_frame")
+    sock.sendall(frame[len(frame) // 2 :])
 
 
 def _as_fields(outcome: Outcome) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from queuelib import body
+from queuelib import body, faults
 from queuelib.bundle import outgoing, part
 from queuelib.clock import Clock
 from queuelib.codec import encoded_list, joined_list, split_list
@@ -249,13 +249,19 @@ def _write_in_order(batch: Sequence[Settled], lane: Lane, results: ResultBackend
     items = [item for entry in batch for item in entry.quarantined]
     if items:
         results.quarantine(items)
+    if faults.ACTIVE:
+        faults.point("after_result")
     successors = [frame for entry in batch for frame in entry.successors]
     if successors:
         try:
             lane.publish(successors, _PUBLISH_DEADLINE)
         except SubmitUnknown as error:  # they go again with the batch: twice is better than never
             raise BrokerUnavailable(str(error)) from error
+        if faults.ACTIVE:
+            faults.point("after_successor")
         _store(batch, results, is_final=False)
+    if faults.ACTIVE:
+        faults.point("before_ack")
     complete = {entry.delivery: entry for entry in batch if entry.is_complete}
     if not complete:
         return []

@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import selectors
+import signal
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -253,5 +254,7 @@ def _reap(child: Child) -> str:
     except ChildProcessError:
         return "unknown cause"
     if os.WIFSIGNALED(status):
-        return f"signal {os.WTERMSIG(status)}"
+        number = os.WTERMSIG(status)
+        is_ours = number != signal.SIGKILL or child.death_note
+        return f"signal {number}" if is_ours else f"signal {number}, as the kernel sends it when memory is short"
     return f"exit status {os.WEXITSTATUS(status)} without an outcome"

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from queuelib import body
+from queuelib import body, faults
 from queuelib.clock import SYSTEM, Clock
 from queuelib.errors import BrokerUnavailable
 from queuelib.ids import Key, job_id
@@ -386,7 +386,11 @@ class Supervisor:
         if self._is_in_doubt:
             forget_accepted(batch, self._link.results)
         self._is_in_doubt = True
+        if faults.ACTIVE:
+            faults.point("before_settle")
         write(batch, lane, self._link.results, self._link.door)
+        if faults.ACTIVE:
+            faults.point("after_settle")
         self._is_in_doubt = False
 
     def _settle_lost(self, batch: list[Settled]) -> None:
@@ -423,6 +427,8 @@ class Supervisor:
         if wakes and not self._plan.burst:
             self._note_dry(room, deliveries or ())
         if deliveries:
+            if faults.ACTIVE:
+                faults.point("after_take")
             self._receive(deliveries)
 
     def _note_dry(self, room: Mapping[str, int], deliveries: Iterable[Delivery]) -> None:
@@ -684,6 +690,9 @@ class Supervisor:
             self._note(jobs, QUEUED, 0)
 
     def _close(self) -> None:
+        self._staff.kill(
+            _INTERRUPTED
+        )  # after an error jobs may still run, and others have them as soon as they are back
         self._give_everything_back()
         self._announce(0.0)
         self._staff.close(_INTERRUPTED)

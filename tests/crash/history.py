@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Run", "Verdict", "check", "note_kill", "read"]
+__all__ = ["Run", "Verdict", "check", "note_kill", "note_lost", "read"]
 
 _NOW_AND_EVER = float("inf")
 
@@ -69,7 +69,16 @@ class Verdict(NamedTuple):
 
 def note_kill(path: str | Path, pids: Iterable[int]) -> None:
     """Append that these processes are killed now: their unfinished runs end here."""
-    lines = "".join(f"kill - {pid} 0 {time.time():.6f}\n" for pid in pids)
+    _append(path, "kill", pids)
+
+
+def note_lost(path: str | Path, pids: Iterable[int]) -> None:
+    """Append that these processes lose now what they hold: their unfinished runs do not count from here on."""
+    _append(path, "lost", pids)
+
+
+def _append(path: str | Path, what: str, pids: Iterable[int]) -> None:
+    lines = "".join(f"{what} - {pid} 0 {time.time():.6f}\n" for pid in pids)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, lines.encode())
     os.close(descriptor)
@@ -81,23 +90,35 @@ def read(path: str | Path) -> list[Run]:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
-    runs: list[Run] = []
-    running: dict[tuple[int, str], Run] = {}
+    made = _Reader()
     for line in text.splitlines():
         fields = line.split()
-        if len(fields) != 5:
-            continue
-        what, label, pid, attempt, at = fields[0], fields[1], int(fields[2]), int(fields[3]), float(fields[4])
+        if len(fields) == 5:
+            made.add(fields[0], fields[1], int(fields[2]), int(fields[3]), float(fields[4]))
+    return made.runs
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+        self._running: dict[tuple[int, str], Run] = {}
+        self._lost: dict[int, float] = {}  # when a process lost what it held
+
+    def add(self, what: str, label: str, pid: int, attempt: int, at: float) -> None:
+        """Read one line."""
         if what == "start":
-            run = running[pid, label] = Run(label, pid, attempt, at)
-            runs.append(run)
+            run = self._running[pid, label] = Run(label, pid, attempt, at)
+            self.runs.append(run)
         elif what == "finish":
-            run = running.pop((pid, label))
-            run.end, run.is_finished = at, True
-        elif what == "kill":
-            for key in [key for key in running if key[0] == pid]:
-                running.pop(key).end = at
-    return runs
+            run = self._running.pop((pid, label))
+            if pid not in self._lost or run.start > self._lost[pid]:
+                run.end, run.is_finished = at, True
+        elif what in {"kill", "lost"}:
+            if what == "lost":
+                self._lost[pid] = at
+            for run in self._running.values():  # noted just before it happens: they may still finish
+                if run.pid == pid and run.end is None:
+                    run.end = at
 
 
 def check(

@@ -7,18 +7,18 @@ import random
 import secrets
 import signal
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.crash import history
 from tests.crash.own_servers import OwnRabbit, OwnRedis
-from tests.integration.lab import Lab, Worker, clean, load_deeds
+from tests.integration.lab import Lab, Worker, clean, family, load_deeds
 from tests.servers import VARIABLES
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from queuelib import Job
 
@@ -34,7 +34,8 @@ class Trial:
     Attributes:
         broker: sqlite, redis or rabbitmq.
         seed: What `chance` was made from; the same seed makes the same schedule.
-        chance: The only source of randomness.
+        chance: The source of randomness for what is done to whom.
+        chance_of_jobs: A second one, for threads that submit meanwhile.
         lease: Seconds of the lease on Redis; other durations are given in leases.
         folder: Where its files are.
         figures: What it measured, by name: lists of seconds, counts.
@@ -44,6 +45,7 @@ class Trial:
         self.broker = broker
         self.seed = seed
         self.chance = random.Random(f"{seed} {broker}")
+        self.chance_of_jobs = random.Random(f"{seed} jobs")
         self.lease = lease
         self.folder = folder
         self.figures: dict[str, Any] = {}
@@ -107,9 +109,17 @@ class Trial:
         """The user's module (tests/integration/apps/deeds.py), connected to this broker."""
         return self.lab.deeds
 
-    def worker(self, *options: str, processes: int = 2, **environment: str) -> Worker:
-        """Start a worker and wait until it serves; it is stopped at the end."""
-        return self.lab.ready_worker("--processes", str(processes), *options, **environment)
+    def worker(
+        self,
+        *options: str,
+        processes: int = 2,
+        target: str | Path = "deeds.py",
+        inside: Sequence[str] = (),
+        **environment: str,
+    ) -> Worker:
+        """Start a worker, by way of another command if need be, and wait until it serves; it is stopped at the end."""
+        count = ("--processes", str(processes))
+        return self.lab.ready_worker(*count, *options, target=target, inside=inside, **environment)
 
     def submit(self, count: int, gate: str = "", prefix: str = "j") -> dict[str, Job[str]]:
         """Submit `mark` jobs (start, wait for the gate file, finish); return them by label."""
@@ -147,10 +157,27 @@ class Trial:
 
     def kill_worker(self, worker: Worker) -> float:
         """Kill a worker and its children with SIGKILL, note it, and return the time."""
-        pids = {run.pid for run in self.runs()}
+        history.note_kill(self.path, family(worker.pid))
+        killed = time.time()
         worker.kill()
-        history.note_kill(self.path, pids & _dead(pids))
-        return time.time()
+        return killed
+
+    def children(self, worker: Worker) -> list[int]:
+        """Return the pids of the processes of a worker that run handlers."""
+        return [pid for pid in family(worker.pid)[1:] if _parent(pid) == worker.pid and not _leads_session(pid)]
+
+    def freeze(self, worker: Worker) -> list[int]:
+        """Stop a worker and all that it started with SIGSTOP; return their pids."""
+        pids = family(worker.pid)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        return pids
+
+    def thaw(self, pids: Iterable[int]) -> None:
+        """Let processes go on; those that are gone are left out."""
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     # The end.
 
@@ -201,5 +228,16 @@ class Trial:
             self._stack.close()
 
 
-def _dead(pids: Iterable[int]) -> set[int]:
-    return {pid for pid in pids if not Path(f"/proc/{pid}").exists()}
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _leads_session(pid: int) -> bool:
+    """Whether it is the template, which forks the children of a worker into its own session."""
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return True

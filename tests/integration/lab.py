@@ -27,7 +27,7 @@ from queuelib_rabbitmq.transport import parse
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from queuelib import Job
     from queuelib.ports import Lane
@@ -201,11 +201,13 @@ class Lab:
             gate.open()
         return gate
 
-    def worker(self, *options: str, target: str | Path = "deeds.py", **environment: str) -> Worker:
-        """Start a worker; it is stopped at the end."""
+    def worker(
+        self, *options: str, target: str | Path = "deeds.py", inside: Sequence[str] = (), **environment: str
+    ) -> Worker:
+        """Start a worker, by way of another command if need be; it is stopped at the end."""
         log = self.folder / f"worker-{secrets.token_hex(3)}.log"
         place = APPS / target if str(target).endswith(".py") else target
-        command = [sys.executable, "-m", "queuelib", "worker", str(place), *options]
+        command = [*inside, sys.executable, "-m", "queuelib", "worker", str(place), *options]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
@@ -220,9 +222,11 @@ class Lab:
         self._processes.append(worker)
         return worker
 
-    def ready_worker(self, *options: str, **environment: str) -> Worker:
+    def ready_worker(
+        self, *options: str, target: str | Path = "deeds.py", inside: Sequence[str] = (), **environment: str
+    ) -> Worker:
         """Start a worker and wait until it serves."""
-        worker = self.worker(*options, **environment)
+        worker = self.worker(*options, target=target, inside=inside, **environment)
         worker.await_ready()
         return worker
 
@@ -302,6 +306,18 @@ def is_gone(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return True
     return state in {"Z", "X"}
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all its descendants, itself first."""
+    found = [pid]
+    for one in found:
+        for place in Path(f"/proc/{one}/task").glob("*/children"):
+            try:
+                found += [int(child) for child in place.read_text(encoding="ascii").split()]
+            except OSError:  # it ended meanwhile
+                continue
+    return found
 
 
 def living(pids: Iterable[int]) -> list[str]:

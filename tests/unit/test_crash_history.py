@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.crash.history import check, note_kill, read
+from tests.crash.history import check, note_kill, note_lost, read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,3 +59,26 @@ def test_a_kill_is_noted_and_a_torn_line_left_out(tmp_path: Path) -> None:
     (run,) = read(path)
     assert run.end is not None
     assert not run.is_finished
+
+
+def test_a_run_that_finishes_just_before_it_is_killed(tmp_path: Path) -> None:
+    """The kill is noted before it happens, so that what runs elsewhere afterwards is no overlap by mistake."""
+    path = write(tmp_path / "h", "start a 1 1 10.0", "kill - 1 0 11.0", "finish a 1 1 11.001")
+    (run,) = read(path)
+    assert (run.end, run.is_finished) == (11.001, True)
+
+
+def test_what_a_worker_does_that_has_lost_its_claim(tmp_path: Path) -> None:
+    """Its finish is not the job's, and another's run is no overlap; what it begins later counts as any other run."""
+    path = tmp_path / "h"
+    write(path, "start a 1 1 10.0")
+    note_lost(path, [1])
+    with path.open("a", encoding="utf-8") as file:
+        file.write("start a 2 1 9000000000.0\nfinish a 1 1 9000000001.0\n")
+    first, second = read(path)
+    assert first.end is not None
+    assert not first.is_finished
+    assert check([first, second], ["a"], faults=1) == (["a"], [], [], [])
+    with path.open("a", encoding="utf-8") as file:
+        file.write("start a 1 1 9000000002.0\nfinish a 2 1 9000000003.0\n")
+    assert check(read(path), ["a"], faults=2).overlapping == ["a"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
+import logging
 import os
 import resource
 import signal
@@ -18,6 +20,7 @@ from queuelib.errors import SoftTimeLimit
 
 dispatcher = Dispatcher(
     os.environ.get("BROKER", "memory://deeds"),
+    results=os.environ.get("RESULTS"),
     namespace=os.environ.get("NAMESPACE", "deeds"),
     routes={"routed.*": "green"},
 )
@@ -114,8 +117,15 @@ def _write_to_every_pipe() -> None:
             continue
 
 
+def _kill_worker() -> None:
+    time.sleep(0.2)  # until what ended before is written
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)  # it dies with its parent
+
+
 _WAYS = {
     "kill": _kill,
+    "kill-worker": _kill_worker,
     "exit": _exit,
     "os-exit": _exit_at_once,
     "segfault": _segfault,
@@ -321,6 +331,14 @@ def relapse(path: str, label: str, failures: int) -> str:
 @dispatcher.task
 def nap(path: str, label: str, seconds: float) -> str:
     """Start, take so long, finish."""
+
+
+# What the fault suite runs besides.
+
+
+@dispatcher.task
+def mark_for(path: str, label: str, seconds: float) -> str:
+    """Start, take this long, finish."""
     note(path, "start", label)
     time.sleep(seconds)
     note(path, "finish", label)
@@ -365,3 +383,66 @@ if os.environ.get("NEWER"):
     def newer_mark(path: str, label: str) -> str:
         """Be known to workers of the next release only."""
         return mark(path, label)
+
+
+@dispatcher.task(retries=1, backoff=0.0)
+def twice(path: str, label: str) -> str:
+    """Fail in the first attempt; write down the second one only."""
+    if current_job().attempt == 1:
+        raise ValueError(label)
+    return mark(path, label)
+
+
+@dispatcher.task
+def hoard_once(path: str, label: str, gate: str, size_bytes: int) -> str:
+    """Wait for the gate and fill memory, in the first run only."""
+    note(path, "start", label)
+    pass_gate(gate)
+    if starts(path, label) == 1:
+        _hoard.append(bytearray(b"\1") * size_bytes)
+    note(path, "finish", label)
+    return label
+
+
+@dispatcher.task(hard_timeout=1.0)
+def stubborn(path: str, label: str, *, is_deaf: bool) -> None:
+    """Start a process of one's own, and compute for ever; a deaf one in C, with every signal blocked."""
+    other = subprocess.Popen(["sleep", "600"])
+    note(path, "start", label)
+    note(path, "spawned", str(other.pid))
+    if is_deaf:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        sum(itertools.repeat(0))
+    while True:
+        pass
+
+
+@dispatcher.task
+def hold_the_gil(path: str, label: str, seconds: int) -> str:
+    """Sleep in C without letting go of the interpreter."""
+    note(path, "start", label)
+    ctypes.PyDLL(None).sleep(seconds)
+    note(path, "finish", label)
+    return label
+
+
+@dispatcher.task
+def spin(path: str, label: str, seconds: float) -> str:
+    """Keep a CPU busy for so long."""
+    note(path, "start", label)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    note(path, "finish", label)
+    return label
+
+
+@dispatcher.task
+def talk(path: str, label: str) -> str:
+    """Log and print."""
+    note(path, "start", label)
+    logging.getLogger("deeds.talk").warning("%s runs", label)
+    sys.stdout.write(label)
+    sys.stdout.flush()
+    note(path, "finish", label)
+    return label
