@@ -124,12 +124,12 @@ def _check_uncounted(trial: Trial, jobs: Iterable[Job[Any]]) -> None:
 @row(61, "a task that only newer workers know, submitted before they come", seconds=12)
 def newer_task(trial: Trial) -> None:
     """Older workers give it back, as often as they meet it; a newer one runs it, once and uncounted."""
-    older = trial.worker("--unknown-for", "20s")
+    older = trial.worker("--unknown-for", "40s")
     job = _newer(trial, "new")
     older.await_word("goes back")
     others = trial.submit(20)
     trial.finish(others)
-    trial.worker("--unknown-for", "20s", NEWER="1")
+    trial.worker("--unknown-for", "40s", NEWER="1")
     older.stop()
     began = time.monotonic()
     assert job.result(timeout=30.0) == "new"

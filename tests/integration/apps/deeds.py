@@ -313,7 +313,7 @@ class Genetics(Handlers):
 dispatcher.register(Genetics())
 
 
-# For the fault suite.
+# What the fault suite runs besides.
 
 
 @dispatcher.task(retries=5, backoff=0.05)
@@ -329,14 +329,6 @@ def relapse(path: str, label: str, failures: int) -> str:
 
 
 @dispatcher.task
-def nap(path: str, label: str, seconds: float) -> str:
-    """Start, take so long, finish."""
-
-
-# What the fault suite runs besides.
-
-
-@dispatcher.task
 def mark_for(path: str, label: str, seconds: float) -> str:
     """Start, take this long, finish."""
     note(path, "start", label)
@@ -347,8 +339,8 @@ def mark_for(path: str, label: str, seconds: float) -> str:
 
 @dispatcher.task(color="green")
 def nap_green(path: str, label: str, seconds: float) -> str:
-    """Do what `nap` does, in green."""
-    return nap(path, label, seconds)
+    """Do what `mark_for` does, in green."""
+    return mark_for(path, label, seconds)
 
 
 class Unspeakable(Exception):
