@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from queuelib import Dispatcher
+from queuelib.bundle import outgoing
+from queuelib.ids import job_id, new_bundle_id, parse_job_id
+from queuelib.message import Bundle
+from tests.crash.own_servers import OwnRedis
+from tests.crash.proxy import FaultProxy
 from tests.crash.rows import row
-from tests.integration.lab import WITHIN, results
+from tests.integration.lab import WITHIN, let_pass, results
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -21,6 +30,107 @@ _BURDENS = (
     ("unspeakable", 0, "Unspeakable"),
     ("ring", 0, "ValueError"),
 )
+
+
+@row(46, "the results' own server is down when jobs end", seconds=15)
+def results_down(trial: Trial) -> None:
+    """Nothing is acknowledged without its outcome, the lease is renewed, and the outcome is written when it is back."""
+    place = trial.folder / "results"
+    place.mkdir()
+    with OwnRedis(place) as store:
+        url = f"redis://127.0.0.1:{store.port}/0"
+        trial.lab.dispatcher.configure(results=url)
+        gate = trial.lab.gate()
+        first = trial.worker("--name", "first", RESULTS=url)
+        jobs = trial.submit(2, gate.path, "r")
+        trial.await_starts(2)
+        second = trial.worker("--name", "second", RESULTS=url)
+        store.kill()
+        gate.open()
+        eventually(lambda: all(run.is_finished for run in trial.runs()), within=10.0)
+        let_pass(max(5.0, 3 * trial.lease))
+        assert first.process.poll() is None, first.said
+        assert second.process.poll() is None, second.said
+        store.start()
+        back = time.monotonic()
+        trial.finish(jobs)
+        trial.measure("outcomes written after the server came back", time.monotonic() - back)
+        more = trial.submit(5)
+        trial.finish(more)
+        trial.check([*jobs, *more])
+        trial.lab.dispatcher.close()
+
+
+@row(47, "a waiting client loses its connections, again and again", brokers=("redis", "rabbitmq"), seconds=12)
+def waiter_cut_off(trial: Trial) -> None:
+    """It has the result within five seconds of the end of the job."""
+    gate = trial.lab.gate()
+    trial.worker()
+    (label,) = jobs = trial.submit(1, gate.path, "r")
+    trial.await_starts(1)
+    address = urlsplit(trial.url)
+    assert address.port is not None
+    with FaultProxy(address.port, trial.seed) as proxy, ThreadPoolExecutor(1) as pool:
+        url = trial.url.replace(f":{address.port}", f":{proxy.port}", 1)
+        other = Dispatcher(url, namespace=trial.lab.namespace)
+        returned = pool.submit(_await, other, jobs[label].id)
+        eventually(lambda: proxy.accepted > 0, within=10.0)
+        for _ in range(5):
+            let_pass(trial.chance.uniform(0.1, 0.8))
+            proxy.cut(reset=trial.chance.random() < 0.5)
+        gate.open()
+        for _ in range(3):
+            let_pass(trial.chance.uniform(0.0, 0.05))
+            proxy.cut(reset=trial.chance.random() < 0.5)
+        value, at = returned.result(60.0)
+        assert value == label
+        ended = trial.runs()[0].end
+        assert ended is not None
+        trial.measure("result after the end of the job", at - ended)
+        assert at - ended < _RETURNS_WITHIN
+        other.close()
+    trial.check(jobs)
+
+
+_RETURNS_WITHIN = 5.0  # seconds
+
+
+def _await(dispatcher: Dispatcher, job: str) -> tuple[object, float]:
+    return dispatcher.job(job).result(timeout=60.0), time.time()
+
+
+@row(49, "the same job's message delivered twice", seconds=8)
+def delivered_twice(trial: Trial) -> None:
+    """While it runs the second one is answered for by that run; afterwards it changes nothing."""
+    gate = trial.lab.gate()
+    trial.worker()
+    schema = trial.deeds.mark._definition.schema
+    column = schema.pack_rows([(trial.path, "twice", gate.path)])
+    name = trial.deeds.mark._definition.name
+    bundle = Bundle(new_bundle_id(time.time()), name, "yellow", 1, range(1), column, schema=schema.hash)
+    frame = outgoing(bundle)
+    lane = trial.lab.open_lane()
+    lane.publish([frame], 5.0)
+    trial.await_starts(1)
+    trial.lab.publish_raw([frame.frame, frame.frame])
+    let_pass(1.0)
+    assert len(trial.runs()) == 1
+    gate.open()
+    job = trial.lab.dispatcher.job(job_id(bundle.id, 0))
+    trial.finish({"twice": job})
+    eventually(lambda: lane.waiting(["yellow"]) == {"yellow": 0}, within=10.0)
+    let_pass(0.5)
+    trial.check(["twice"])
+    (first,) = trial.lab.dispatcher.open_results().fetch([parse_job_id(job.id)])
+    trial.lab.publish_raw([frame.frame])
+    others = trial.submit(20)
+    trial.finish(others)
+    trial.finish({"twice": job})
+    (second,) = trial.lab.dispatcher.open_results().fetch([parse_job_id(job.id)])
+    assert first is not None
+    assert second is not None
+    assert (first.state, first.body, first.at) == (second.state, second.body, second.at)
+    trial.check(["twice", *others], faults=1)
 
 
 @row(50, "workers killed at random while failing jobs are published again", seconds=20)

@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
+from queuelib import BrokerUnavailable
+from queuelib.settings import SUBMIT_DEADLINE
 from tests.crash.rows import row
 from tests.integration.lab import let_pass
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.crash.trial import Trial
+    from tests.integration.lab import Worker
 
 _ONLY = ("sqlite",)
-_SEEN_WITHIN = 2.0  # seconds until others have taken what a dead process of this host held
+_SEEN_WITHIN = 3.0  # seconds until others have taken what a dead process of this host held; 2 on an idle machine
 # Takes what there is, without running it, and stays.
 _TAKER = """
 import os, time
@@ -26,6 +32,36 @@ settings = broker.settings_for(os.environ["BROKER"], os.environ["NAMESPACE"])
 lane = broker.open_lane(settings, os.environ["NAMESPACE"], 5.0)
 print("taken", len(lane.take({"yellow": 100})), flush=True)
 time.sleep(600)
+"""
+_HOLDER = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+time.sleep(float(sys.argv[2]))
+connection.execute("ROLLBACK")
+"""
+_FORKS = """
+import os, sys
+import deeds
+
+def work(name):
+    labels = [f"{name}x{i}" for i in range(50)]
+    jobs = [deeds.mark.submit(sys.argv[1], label) for label in labels]
+    assert [job.result(timeout=30) for job in jobs] == labels
+    print("done", name, flush=True)
+
+assert deeds.square.submit(3).result(timeout=30) == 9  # so that there is a connection
+pids = []
+for number in range(4):
+    pid = os.fork()
+    if not pid:
+        work(f"child{number}")
+        os._exit(0)
+    pids.append(pid)
+work("parent")
+for pid in pids:
+    assert os.waitpid(pid, 0)[1] == 0
 """
 
 
@@ -64,6 +100,82 @@ def worker_with_claims(trial: Trial) -> None:
     gate.open()
     trial.finish(jobs)
     trial.check([*jobs, *(f"w{i}" for i in range(200))], faults=len(struck))
+
+
+@row(42, "another program keeps the file locked for 3 s", brokers=_ONLY, seconds=8)
+def locked(trial: Trial) -> None:
+    """Whoever writes waits; nothing fails and nothing runs twice."""
+    _lock(trial, 3.0)
+    began = time.monotonic()
+    jobs = trial.submit(5, prefix="meanwhile")
+    trial.measure("submit waited", time.monotonic() - began)
+    trial.finish(jobs)
+    trial.finish({f"r{i}": trial.lab.dispatcher.job(job) for i, job in enumerate(_ids(trial))})
+    trial.check([*jobs, "r0", "r1"])
+
+
+@row(42, "another program keeps the file locked for 30 s", variant="long", brokers=_ONLY, seconds=45, is_long=True)
+def locked_long(trial: Trial) -> None:
+    """Submit raises within its deadline; the worker lives, keeps what it claimed, and writes it down afterwards."""
+    holder = _lock(trial, 30.0)
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="locked"):
+        trial.submit(1, prefix="refused")
+    trial.measure("submit raised", time.monotonic() - began)
+    assert time.monotonic() - began < SUBMIT_DEADLINE + 2.0
+    second = trial.lab.worker("--processes", "2", "--name", "second")
+    assert holder.wait(60.0) == 0
+    trial.finish({f"r{i}": trial.lab.dispatcher.job(job) for i, job in enumerate(_ids(trial))})
+    jobs = trial.submit(5)
+    trial.finish(jobs)
+    assert second.process.poll() is None, second.said
+    trial.check([*jobs, "r0", "r1"])
+
+
+def _lock(trial: Trial, seconds: float) -> Worker:
+    """Lock the file while two jobs run, let these finish meanwhile, and return who holds the lock."""
+    gate = trial.lab.gate()
+    trial.worker()
+    jobs = trial.submit(2, gate.path, "r")
+    (trial.folder / "ids").write_text("\n".join(job.id for job in jobs.values()), encoding="ascii")
+    trial.await_starts(2)
+    holder = trial.lab.start("-c", _HOLDER, f"{trial.folder}/jobs.db", str(seconds))
+    holder.await_word("locked")
+    gate.open()
+    return holder
+
+
+def _ids(trial: Trial) -> list[str]:
+    return (trial.folder / "ids").read_text(encoding="ascii").split()
+
+
+@row(43, "a full disk of 40 MB", brokers=_ONLY, seconds=10, needs_root=True)
+def full_disk(trial: Trial) -> None:
+    """Submit raises; what was accepted runs, and its end can be written although the disk is full; the file is whole."""
+    small = trial.folder / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(small)], check=True)
+    try:
+        trial.keep_in(small)
+        gate = trial.lab.gate()
+        worker = trial.worker()
+        running = trial.submit(2, gate.path, "r")
+        trial.await_starts(2)
+        large = []
+        with pytest.raises(BrokerUnavailable, match="disk is full"):
+            while True:
+                large.append(trial.deeds.size_of.submit(bytes(100_000)))
+        trial.figures["accepted of 100 kB each"] = len(large)
+        gate.open()
+        trial.finish(running)
+        assert [job.result(timeout=60.0) for job in large] == [100_000] * len(large)
+        trial.finish(after := trial.submit(5))
+        check_integrity(trial, small)
+        trial.check([*running, *after])
+        worker.stop()
+        trial.lab.dispatcher.close()
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=True)
 
 
 @row(44, "eight writers killed with -9 in a loop for 5 s", brokers=_ONLY, seconds=12)
@@ -108,9 +220,41 @@ def _words(log: Path, what: str) -> list[str]:
     return [fields[1] for fields in (line.split() for line in lines) if len(fields) == 2 and fields[0] == what]
 
 
-def check_integrity(trial: Trial) -> None:
+@row(45, "a program that forks after it has used its dispatcher", brokers=_ONLY, seconds=6)
+def forked(trial: Trial) -> None:
+    """Parent and children go on, each with a connection of its own; the file stays whole."""
+    trial.worker()
+    program = trial.lab.start("-c", _FORKS, trial.path)
+    assert program.wait(60.0) == 0, program.said
+    assert program.said.count("done") == 5, program.said
+    check_integrity(trial)
+    trial.check([f"{name}x{i}" for name in ("parent", *(f"child{n}" for n in range(4))) for i in range(50)])
+
+
+@row(45, "the file is replaced while it is in use", variant="replaced", brokers=_ONLY, seconds=8)
+def replaced(trial: Trial) -> None:
+    """Nobody writes to a file that nobody finds: submit raises, the worker says so, and both go on when it is back."""
+    worker = trial.worker()
+    trial.finish(trial.submit(5, prefix="before"))
+    place, away = trial.folder / "jobs.db", trial.folder / "away"
+    away.mkdir()
+    names = [name for name in (place, Path(f"{place}-wal"), Path(f"{place}-shm")) if name.exists()]
+    for name in names:
+        name.rename(away / name.name)
+    with pytest.raises(BrokerUnavailable, match="replaced"):
+        trial.submit(1, prefix="refused")
+    worker.await_word("replaced", within=10.0)
+    for name in names:
+        (away / name.name).rename(name)
+    jobs = trial.submit(5)
+    trial.finish(jobs)
+    check_integrity(trial)
+    trial.check([*jobs, *(f"before{i}" for i in range(5))])
+
+
+def check_integrity(trial: Trial, folder: Path | None = None) -> None:
     """See that the database is whole."""
-    connection = sqlite3.connect(f"file:{trial.folder}/jobs.db?mode=ro", uri=True)
+    connection = sqlite3.connect(f"file:{folder or trial.folder}/jobs.db?mode=ro", uri=True)
     try:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     finally:

@@ -79,6 +79,11 @@ class Trial:
         assert self._lab is None
         self._url = self.url_at(port)
 
+    def keep_in(self, folder: Path) -> None:
+        """Let the file of SQLite be in another folder; call it before `lab`."""
+        assert self._lab is None
+        self._url = f"sqlite:///{folder}/jobs.db"
+
     def url_at(self, port: int | None) -> str:
         """Return the URL of the broker on another port of 127.0.0.1; None for the shared server."""
         if self.broker == "sqlite":
