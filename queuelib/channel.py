@@ -116,6 +116,10 @@ class BatchChannel(virtual.Channel):
         """Keep the claims of this channel and release those of the dead."""
         raise NotImplementedError
 
+    def find_lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Return claimed frames that are not ours any more."""
+        raise NotImplementedError
+
     def fileno(self) -> int | None:
         """Return a descriptor that is readable when there may be something to take."""
         raise NotImplementedError

@@ -233,8 +233,16 @@ class Lane(Protocol):
         """Let nothing more come here: what was sent ahead and not taken is for others at once; what was taken stays."""
         ...
 
-    def renew(self) -> None:
-        """Keep the claim on what was taken, and return the messages of the dead to their queues."""
+    def renew(self) -> float:
+        """Keep the claim on what was taken, and return the messages of the dead to their queues.
+
+        Returns:
+            For how many seconds nothing has been heard from the server: 0 where it has just answered.
+        """
+        ...
+
+    def find_lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Ask the server, and return those of these deliveries that are not ours any more."""
         ...
 
     def fileno(self) -> int | None:

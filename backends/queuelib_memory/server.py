@@ -95,6 +95,12 @@ class MemoryServer:
         with self.lock:
             return [delivery for delivery in deliveries if not self._drop(owner, delivery)]
 
+    def find_lost(self, owner: object, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Return the deliveries that belong to somebody else by now."""
+        with self.lock:
+            mine = self.taken.get(owner, set())
+            return [delivery for delivery in deliveries if delivery.tag not in mine]
+
     def give_back(self, owner: object, deliveries: Sequence[Delivery], delay: float, *, died: bool = False) -> None:
         """Release claimed frames to their places in their queues."""
         with self.lock:

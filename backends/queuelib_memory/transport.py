@@ -48,6 +48,10 @@ class Channel(BatchChannel):
     def renew(self) -> None:
         """Nothing to renew: an owner in this process cannot die apart from it."""
 
+    def find_lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Return what was acknowledged or given back."""
+        return self.server.find_lost(self.owner, deliveries)
+
     def fileno(self) -> int:
         """Return an eventfd that publishers write to."""
         if self._bell is None:

@@ -113,6 +113,7 @@ def settings(url: str, namespace: str) -> TransportSettings:
         capabilities=TransportCapabilities(
             redelivery=Redelivery.CONNECTION,
             recovery=_RECOVERY,
+            lease=float(address.heartbeat),  # it ends a connection that has been silent for longer
             delays=True,
             wakes=True,
             survives_restart=True,

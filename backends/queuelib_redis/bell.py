@@ -50,7 +50,7 @@ class Bell:
     def connect(self) -> None:
         """Connect anew; it waits for nothing then."""
         self.disconnect()
-        wire = Wire(self._address, patience=None)
+        wire = Wire(self._address)
         self._selector.register(wire.fileno(), selectors.EVENT_READ)
         self._wire = wire
         self.id = int(wire.call(pack((b"CLIENT", b"ID"))))

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Channel", "Transport"]
 
 _SIGHTS = 2.0  # seconds between two sights of an expired lease
+_PATIENCE_SHARE = 1 / 5  # of a lease: a silent server is given up, and found again, before the lease ends
+_LEAST_PATIENCE = 0.5  # seconds
 _PUSH = Script("common", "records", "push")
 _PUSH_ONE = Script("push_one")
 _TAKE = Script("common", "take")
@@ -55,11 +57,13 @@ class Channel(DeclaringChannel):
         options = client.transport_options
         self.address: Address = options.get("address") or address_of(client)
         self.prefix = prefix(str(options.get("namespace", "kombu")))
-        self._lease = b"%.3f" % options.get("lease", LEASE)
+        lease = float(options.get("lease", LEASE))
+        self._lease = b"%.3f" % lease
         self._sights = b"%.3f" % options.get("sights", _SIGHTS)
-        self._connect_timeout = min(CONNECT_TIMEOUT, client.connect_timeout or CONNECT_TIMEOUT)
+        self._patience = min(SOCKET_TIMEOUT, max(_LEAST_PATIENCE, lease * _PATIENCE_SHARE))
+        self._connect_timeout = min(CONNECT_TIMEOUT, self._patience, client.connect_timeout or CONNECT_TIMEOUT)
         self._bell: Bell | None = None
-        self._wire = Wire(self.address, self._connect_timeout, on_close=self._silence)
+        self._wire = Wire(self.address, self._connect_timeout, self._patience, on_close=self._silence)
         self._confirmation = confirmation(self.address, self._wire)
         self.taker = b""
         self.held: set[int] = set()
@@ -75,10 +79,7 @@ class Channel(DeclaringChannel):
         Raises:
             BrokerUnavailable: There is no server.
         """
-        if self._wire.is_broken:
-            self._wire = Wire(self.address, self._connect_timeout, on_close=self._silence)
-            self._resume()
-        return self._wire
+        return self._connected(self._connect_timeout)
 
     def publish_batch(self, frames: Sequence[Outgoing], deadline: float) -> None:
         """Put frames in, each bundle once; a thousand of them are one step."""
@@ -93,7 +94,7 @@ class Channel(DeclaringChannel):
         if not self.taker:
             self._become_taker()
         wire, bell = self.wire, self._bell
-        wire.within(SOCKET_TIMEOUT)
+        wire.within(self._patience)
         if bell is not None and bell.is_broken:
             bell.connect()
         rung = self._rung(bell) if bell is not None else None
@@ -144,6 +145,20 @@ class Channel(DeclaringChannel):
     def renew(self) -> None:
         """Renew the lease, and take over from the dead."""
         self._renew(())
+
+    def find_lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Return what was taken over."""
+        wire = self.wire
+        wire.within(SOCKET_TIMEOUT)
+        lost: list[Delivery] = []
+        for start in range(0, len(deliveries), _TAGS_A_CALL):
+            part = deliveries[start : start + _TAGS_A_CALL]
+            key = self.prefix + b"if:" + self.taker
+            wire.send(b"".join(pack((b"HEXISTS", key, b"%d" % delivery.tag)) for delivery in part))
+            answers = [wire.read() for _ in part]
+            lost += [delivery for delivery, is_there in zip(part, answers, strict=True) if not int(is_there)]
+        self.held.difference_update(delivery.tag for delivery in lost)
+        return lost
 
     def fileno(self) -> int:
         """Return the descriptor of the connection that waits for markers."""
@@ -237,7 +252,8 @@ class Channel(DeclaringChannel):
         while True:
             self._wire.is_sent = False
             try:
-                self.wire.within(max(0.1, min(SOCKET_TIMEOUT, end - time.monotonic())))
+                wire = self._connected(max(0.1, min(self._connect_timeout, end - time.monotonic())))
+                wire.within(max(0.1, min(SOCKET_TIMEOUT, end - time.monotonic())))
                 if len(part) > 1 or not self._publish_one(part[0]):
                     self._publish_many(part)
             except BrokerUnavailable as error:
@@ -289,6 +305,13 @@ class Channel(DeclaringChannel):
 
     def _colored(self, frame: Outgoing) -> Outgoing:
         return frame._replace(color=frame.color.removeprefix(self.queue_prefix))
+
+    def _connected(self, timeout: float) -> Wire:
+        """Return the connection; a new one, within `timeout` seconds, after an error."""
+        if self._wire.is_broken:
+            self._wire = Wire(self.address, timeout, self._patience, on_close=self._silence)
+            self._resume()
+        return self._wire
 
     def _resume(self) -> None:
         """Learn what this taker still holds, and give back what it took without having heard of it."""

@@ -40,8 +40,8 @@ class Wire:
 
     Args:
         address: The server.
-        connect_timeout: Seconds for the connection.
-        patience: Seconds of silence after which the server counts as gone; None to wait for ever.
+        connect_timeout: Seconds for the connection, and for each answer of the handshake.
+        patience: Seconds of silence after which the server counts as gone.
         on_close: Called when the connection is closed, by an error or on purpose.
     """
 
@@ -49,7 +49,7 @@ class Wire:
         self,
         address: Address,
         connect_timeout: float = CONNECT_TIMEOUT,
-        patience: float | None = SOCKET_TIMEOUT,
+        patience: float = SOCKET_TIMEOUT,
         *,
         on_close: Callable[[], None] | None = None,
     ) -> None:
@@ -62,7 +62,7 @@ class Wire:
                 **found.connection_options(),
                 protocol=2,  # redis-py 8 asks for 3 by default, whose answers differ
                 socket_connect_timeout=connect_timeout,
-                socket_timeout=SOCKET_TIMEOUT,
+                socket_timeout=connect_timeout,
                 socket_keepalive=True,
                 socket_keepalive_options=KEEPALIVE,
                 retry=Retry(NoBackoff(), 0),
@@ -73,9 +73,8 @@ class Wire:
         self._sock: Any = self._connection._sock  # noqa: SLF001 - redis-py has no public name for it
         self._end = select.poll()
         self._end.register(self._sock, select.POLLIN)
-        self._patience = SOCKET_TIMEOUT
-        if patience is None:
-            self._sock.settimeout(None)
+        self._patience = patience
+        self._sock.settimeout(patience)
 
     def fileno(self) -> int:
         """Return the descriptor of the socket."""

@@ -88,6 +88,12 @@ class Channel(BatchChannel):
                 for owner in dead:
                     messages.release_all(connection, owner, died=True, topics=self.store.rung)
 
+    def find_lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Return what others have claimed: a lock is lost only with its file."""
+        with self.store.read() as connection:
+            ours = messages.held(connection, self._owner, [delivery.tag for delivery in deliveries])
+        return [delivery for delivery in deliveries if delivery.tag not in ours]
+
     def fileno(self) -> int:
         """Return the descriptor of this taker's FIFO."""
         if self._bell is None:

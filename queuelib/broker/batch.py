@@ -68,10 +68,16 @@ class BatchLane:
     def stop_taking(self) -> None:
         """Nothing comes here that was not asked for."""
 
-    def renew(self) -> None:
+    def renew(self) -> float:
         """Renew, and reap the dead."""
         with self._translated():
             self._channel.renew()
+        return 0.0
+
+    def find_lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Return what is not ours any more."""
+        with self._translated():
+            return self._channel.find_lost(deliveries)
 
     def fileno(self) -> int | None:
         """Return the descriptor to select on."""

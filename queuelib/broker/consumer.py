@@ -165,12 +165,20 @@ class ConsumerLane:
             for ring in self._rings.values():
                 ring.stop()
 
-    def renew(self) -> None:
+    def renew(self) -> float:
         """Read what has arrived, and beat: the server ends a silent connection."""
         with self._link.guarded():
             self._link.drain()
             if self._link.has_socket:
                 self._link.connection.heartbeat_check()
+        return self._link.silence()
+
+    def find_lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Return what is not ours any more: all, if the connection over which it came is gone."""
+        with self._link.guarded():
+            if self._link.has_socket:
+                self._publishing().raw.basic_qos(0, 0, False)  # noqa: FBT003 - any question that is answered
+        return [delivery for delivery in deliveries if not self.is_ours(delivery)]
 
     def fileno(self) -> int | None:
         """Return the socket: on plain TCP nothing is read ahead of what was taken."""

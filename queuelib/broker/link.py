@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ class Link:
         self.has_socket = connection.transport.driver_type == "amqp"
         self._incoming: Incoming | None = None
         self._declared: set[str] = set()
+        self._received, self._received_at = -1, time.monotonic()
         self._channel_errors: tuple[type[BaseException], ...] = tuple(connection.channel_errors)
         self._errors: tuple[type[BaseException], ...] = (
             *connection.connection_errors,
@@ -74,6 +76,14 @@ class Link:
         """Let each read and write from here on take no longer than this."""
         if self.has_socket:
             self.sock.settimeout(max(seconds, _MID_FRAME))
+
+    def silence(self) -> float:
+        """Return for how many seconds the server has sent nothing, not even a heartbeat; 0 without a socket."""
+        now = time.monotonic()
+        received = self.connection.connection.bytes_recv if self.has_socket else -1
+        if received != self._received or not self.has_socket:
+            self._received, self._received_at = received, now
+        return now - self._received_at
 
     @property
     def sock(self) -> Any:

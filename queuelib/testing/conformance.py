@@ -91,6 +91,7 @@ class TransportConformance(_Core):
         "test_order_is_kept",
         "test_two_takers_never_share",
         "test_acknowledged_is_gone",
+        "test_who_asks_learns_what_is_lost",
         "test_given_back_is_taken_again",
         "test_dead_takers_messages_come_back",
         "test_room_of_one_color_never_blocks_another",
@@ -165,6 +166,17 @@ class TransportConformance(_Core):
         with self.lane(url, place) as other:
             assert other.take({"red": 3}) == []
             eventually(lambda: other.waiting(["red"])["red"] == 0, within=WITHIN)
+
+    def test_who_asks_learns_what_is_lost(self, url: str, place: str) -> None:
+        """What is in hand is not lost; what was acknowledged or given back is."""
+        with self.lane(url, place) as lane:
+            lane.publish(frames("red", 3), DEADLINE)
+            kept, returned, done = take(lane, {"red": 3}, 3)
+            assert lane.find_lost([kept, returned, done]) == []
+            lane.acknowledge([done])
+            lane.give_back([returned])
+            assert lane.find_lost([kept, returned, done]) == [returned, done]
+            lane.acknowledge([kept, *take(lane, {"red": 1}, 1)])
 
     def test_given_back_is_taken_again(self, url: str, place: str) -> None:
         """What is given back is there for the next taker, unchanged."""

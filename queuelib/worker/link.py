@@ -18,7 +18,8 @@ __all__ = ["Link"]
 
 _log = logging.getLogger("queuelib.worker")
 _CONNECT_DEADLINE = 5.0
-_LONGEST_WAIT = 10.0  # seconds between two attempts
+_LONGEST_WAIT = 3.0  # seconds between two attempts: a server that is back is used within five
+_WAIT_SHARE = 1 / 15  # of a lease, at most: after a stall all renew before anybody has seen a lease expired twice
 
 
 class Link:
@@ -32,6 +33,7 @@ class Link:
         self._clock = clock
         self._failures = 0
         self._retry_at = 0.0
+        self._longest_wait = _LONGEST_WAIT if self.lease is None else min(_LONGEST_WAIT, self.lease * _WAIT_SHARE)
         self.lane: Lane | None = None
         self.door: Settlement | None = None
 
@@ -74,11 +76,17 @@ class Link:
         return True
 
     def failed(self, error: BrokerUnavailable) -> None:
-        """Note a failure: throw the connection away unless claims survive it, and pause."""
-        self._failures += 1
-        pause = random.uniform(0.0, min(_LONGEST_WAIT, 0.2 * 2.0**self._failures))
-        self._retry_at = self._clock.monotonic() + pause
-        _log.warning("%s; trying again in %.1f s", error, pause)
+        """Note a failure: throw the connection away unless claims survive it, and pause.
+
+        What else fails until the pause is over belongs to the same failure.
+        """
+        if self.may_try:
+            self._failures += 1
+            pause = random.uniform(0.0, min(self._longest_wait, 0.2 * 2.0**self._failures))
+            self._retry_at = self._clock.monotonic() + pause
+            _log.warning("%s; trying again in %.1f s", error, pause)
+        else:
+            _log.debug("%s", error)
         if self.lane is not None and not self.keeps_claims:
             self.drop()
 

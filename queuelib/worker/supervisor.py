@@ -363,7 +363,7 @@ class Supervisor:
             self._settle_lost([entry for entry in batch if entry.delivery.is_lost])
         lane = self._link.lane
         if not ours or lane is None:
-            self._unsettled = ours
+            self._unsettled += ours
             return
         try:
             self._write(ours, lane)
@@ -393,15 +393,20 @@ class Supervisor:
             faults.point("after_settle")
         self._is_in_doubt = False
 
-    def _settle_lost(self, batch: list[Settled]) -> None:
-        """Store the successes of deliveries that another worker speaks for."""
-        for entry in batch:
+    def _settle_lost(self, batch: Sequence[Settled]) -> None:
+        """Store the successes of deliveries that another worker speaks for; what cannot be stored now is kept.
+
+        It is not dropped then: should the message come back to this worker first, it need not run again.
+        """
+        for at, entry in enumerate(batch):
             successes = [record for record in entry.records if record.state == SUCCEEDED]
-            is_stored = successes and self._try(self._link.results.store, successes, entry.reply) is not None
+            if successes and self._try(self._link.results.store, successes, entry.reply) is None:
+                self._unsettled += batch[at:]
+                return
             if entry.is_complete:
                 self._holds.discard(entry.delivery)
             else:
-                self._reopen(entry, [one for one in entry.records if not is_stored or one.state != SUCCEEDED])
+                self._reopen(entry, [record for record in entry.records if record.state != SUCCEEDED])
 
     def _reopen(self, entry: Settled, dropped: Iterable[Record]) -> None:
         """Note that outcomes were written nowhere: should the message come back here, their jobs run again."""

@@ -24,7 +24,7 @@ class TestTransport(TransportConformance):
     """Quorum queues."""
 
     expected = TransportCapabilities(
-        redelivery=Redelivery.CONNECTION, recovery=1.0, delays=True, wakes=True, survives_restart=True
+        redelivery=Redelivery.CONNECTION, recovery=1.0, lease=20.0, delays=True, wakes=True, survives_restart=True
     )
 
 
@@ -32,7 +32,7 @@ class TestClassicQueues(TransportConformance):
     """Classic queues by option."""
 
     expected = TransportCapabilities(
-        redelivery=Redelivery.CONNECTION, recovery=1.0, delays=True, wakes=True, survives_restart=True
+        redelivery=Redelivery.CONNECTION, recovery=1.0, lease=20.0, delays=True, wakes=True, survives_restart=True
     )
 
     @pytest.fixture

@@ -30,7 +30,7 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from queuelib.ports import Lane
+    from queuelib.ports import Delivery, Lane
 
 OPEN = "from queuelib import broker; lane = broker.open_lane(broker.settings_for(sys.argv[1], sys.argv[2]), sys.argv[2], 5.0)"
 TAKE_AND_WAIT = f"import sys; {OPEN}; print(len(lane.take({{'red': 9}})), flush=True); sys.stdin.read()"
@@ -312,3 +312,21 @@ def test_the_lease_is_an_option_of_the_url(redis_url: str, namespace: str) -> No
     for text in ("0", "soon", "nan", "1e9"):
         with pytest.raises(ConfigurationError, match="lease is a number of seconds"):
             BACKEND.transport(f"{redis_url}?lease={text}", namespace)
+
+
+def test_a_taker_that_was_silent_learns_what_it_lost(lane: Callable[..., Lane]) -> None:
+    """After its lease others have what it took, and it is told so when it asks."""
+    taker, other = lane(lease=0.3, sights=0.05), lane(lease=5.0, sights=0.05)
+    put(other, b"1", b"2")
+    taken = taker.take({"red": 2})
+    assert taker.find_lost(taken) == []
+    found: list[Delivery] = []
+
+    def take_over() -> bool:
+        other.renew()
+        found.extend(other.take({"red": 2}))
+        return len(found) == 2
+
+    eventually(take_over, within=5.0)
+    assert taker.find_lost(taken) == taken
+    assert other.find_lost(found) == []

@@ -64,6 +64,13 @@ class _Own:
             self.process.wait()
             self.process = None
 
+    def shut_down(self) -> None:
+        """End it politely, with what it holds saved."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGTERM)
+        self.process.wait(60)
+        self.process = None
+
     def freeze(self) -> None:
         """Stop it with SIGSTOP: connections stay, nobody answers."""
         os.killpg(self.pid, signal.SIGSTOP)
@@ -121,13 +128,6 @@ class OwnRedis(_Own):
         local_servers.ready(
             self.process, self.log, lambda: local_servers.answers_redis(self.port), within=local_servers.REDIS_WITHIN
         )
-
-    def shut_down(self) -> None:
-        """End it politely, with what it holds saved."""
-        assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGTERM)
-        self.process.wait(30)
-        self.process = None
 
     def client(self) -> redis.Redis:
         """Return a connection for orders such as CLIENT KILL and CONFIG SET."""

@@ -30,8 +30,12 @@ class _Way:
     far: socket.socket
     to_server: bool
     waiting: bytearray = field(default_factory=bytearray)  # what `far` has not taken yet
-    passed: int = 0
+    passed: int = 0  # bytes since the last order that counts them
     is_mute: bool = False
+    is_cut_at_reply: bool = False  # the first byte this way ends the connection
+    is_ending: bool = False  # `near` has ended; what is on its way still goes out
+    late: int = 0  # pieces that wait for their time
+    last_at: float = 0.0  # when the last of them goes: nothing overtakes
 
 
 class FaultProxy:
@@ -59,11 +63,14 @@ class FaultProxy:
         self.slice = 0
         self.refuses = False
         self.accepted = 0
+        self._is_holding = False
         self._chance = random.Random(seed)
         self._ways: dict[socket.socket, _Way] = {}
         self._late: list[tuple[float, int, _Way, bytes]] = []
         self._numbers = itertools.count()
         self._cut_after: dict[bool, int] = {}
+        self._cut_reply_to = b""
+        self._refuse_then = False
         self._selector = selectors.DefaultSelector()
         self._lock = threading.Lock()
         self._wake_read, self._wake_write = socket.socketpair()
@@ -97,18 +104,42 @@ class FaultProxy:
                 way.is_mute = True
             return len(self._ways) // 2
 
-    def cut_after(self, count: int, *, to_server: bool) -> None:
-        """Cut the next connection over which so many more bytes go one way, when they have gone."""
+    def hold(self) -> None:
+        """Keep everything here, of new connections too, as a network does that is away for a while."""
         with self._lock:
-            base = max((way.passed for way in self._ways.values() if way.to_server == to_server), default=0)
-            self._cut_after[to_server] = base + count
+            self._is_holding = True
+
+    def heal(self) -> None:
+        """Pass on what was held, and be as slow as a cable again."""
+        with self._lock:
+            self._is_holding, self.refuses = False, False
+            self.latency = self.jitter = 0.0
+            self.slice = 0
+        self._wake_write.send(b"\0")
+
+    def cut_after(self, count: int, *, to_server: bool) -> None:
+        """Cut the first connection over which so many more bytes go one way, when they have gone; 0 passes none."""
+        with self._lock:
+            for way in self._ways.values():
+                way.passed = 0
+            self._cut_after[to_server] = count
+
+    def cut_reply_to(self, marker: bytes, *, then_refuse: bool = False) -> None:
+        """Pass on the next request that holds these bytes, in one piece, and cut the connection at its answer.
+
+        Args:
+            marker: The bytes.
+            then_refuse: Whether to refuse new connections from the cut on, until `heal`.
+        """
+        with self._lock:
+            self._cut_reply_to, self._refuse_then = marker, then_refuse
 
     def _serve(self) -> None:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         while not self._is_over:
             with self._lock:
-                pause = max(0.0, self._late[0][0] - time.monotonic()) if self._late else 0.5
+                pause = max(0.0, self._late[0][0] - time.monotonic()) if self._late and not self._is_holding else 0.5
             events = self._selector.select(pause)
             with self._lock:
                 for key, mask in events:
@@ -150,43 +181,53 @@ class FaultProxy:
             return
         except OSError:
             data = b""
-        if way.is_mute:
-            if not data:
-                self._selector.unregister(one)  # the other side must not learn of it
-            return
         if not data:
-            self._drop(one)
-            return
+            self._selector.unregister(one)
+            if way.is_mute:
+                return  # the other side must not learn of it
+            way.is_ending = True
         self._pass_on(way, data)
 
     def _pass_on(self, way: _Way, data: bytes) -> None:
-        limit = self._cut_after.get(way.to_server)
-        if limit is not None and way.passed + len(data) >= limit:
-            del self._cut_after[way.to_server]
-            way.waiting += data[: max(0, limit - way.passed)]
-            self._flush(way)
+        if way.is_mute:
+            return
+        if way.is_cut_at_reply:
+            self.refuses = self.refuses or self._refuse_then
             self._drop(way.near)
             return
+        if way.to_server and self._cut_reply_to and self._cut_reply_to in data:
+            self._cut_reply_to = b""
+            self._ways[way.far].is_cut_at_reply = True
+        limit = self._cut_after.get(way.to_server)
+        if limit is not None and data and way.passed + len(data) >= limit:
+            del self._cut_after[way.to_server]
+            way.waiting += data[: limit - way.passed]
+            way.is_ending = True
+            self._flush(way)
+            return
         way.passed += len(data)
-        if not (self.latency or self.jitter or self.slice):
+        if not (self.latency or self.jitter or self.slice or self._is_holding or way.late):
             way.waiting += data
             self._flush(way)
             return
-        size = self.slice or len(data)
-        at = time.monotonic() + self.latency
-        for start in range(0, len(data), size):
-            at += self.jitter * self._chance.random()
-            heapq.heappush(self._late, (at, next(self._numbers), way, data[start : start + size]))
+        size = self.slice or max(1, len(data))
+        way.last_at = max(way.last_at, time.monotonic() + self.latency)
+        for start in range(0, max(1, len(data)), size):
+            way.last_at += self.jitter * self._chance.random()
+            way.late += 1
+            heapq.heappush(self._late, (way.last_at, next(self._numbers), way, data[start : start + size]))
 
     def _send_late(self) -> None:
         now = time.monotonic()
-        while self._late and self._late[0][0] <= now:
+        while self._late and self._late[0][0] <= now and not self._is_holding:
             _, _, way, data = heapq.heappop(self._late)
+            way.late -= 1
             if way.near in self._ways and not way.is_mute:
                 way.waiting += data
                 self._flush(way)
 
     def _flush(self, way: _Way) -> None:
+        """Send what waits; close both ends once all is sent of a direction that has ended."""
         try:
             while way.waiting:
                 sent = way.far.send(way.waiting)
@@ -196,7 +237,9 @@ class FaultProxy:
         except OSError:
             self._drop(way.near)
             return
-        if way.far in self._selector.get_map():
+        if way.is_ending and not way.waiting and not way.late:
+            self._drop(way.near)
+        elif way.far in self._selector.get_map():
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if way.waiting else 0)
             self._selector.modify(way.far, events)
 

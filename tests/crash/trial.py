@@ -10,9 +10,11 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from tests.crash import history
 from tests.crash.own_servers import OwnRabbit, OwnRedis
+from tests.crash.proxy import FaultProxy
 from tests.integration.lab import Lab, Worker, clean, family, load_deeds
 from tests.servers import VARIABLES
 from tests.waiting import eventually
@@ -84,15 +86,32 @@ class Trial:
         assert self._lab is None
         self._url = f"sqlite:///{folder}/jobs.db"
 
+    def proxy(self) -> FaultProxy:
+        """Put a proxy before the server, for the lab and all workers, and return it; call it before `lab`."""
+        proxy = self._stack.enter_context(FaultProxy(self.server_port, self.seed))
+        self.go_through(proxy.port)
+        return proxy
+
     def url_at(self, port: int | None) -> str:
         """Return the URL of the broker on another port of 127.0.0.1; None for the shared server."""
         if self.broker == "sqlite":
             return f"sqlite:///{self.folder}/jobs.db"
         if self.broker == "redis":
-            base = os.environ[VARIABLES["redis"]] if port is None else f"redis://127.0.0.1:{port}/0"
+            shared = os.environ[VARIABLES["redis"]]
+            database = "/0" if self._server is not None else urlsplit(shared).path
+            base = shared if port is None else f"redis://127.0.0.1:{port}{database}"
             return f"{base}?lease={self.lease:g}"
         base = os.environ[VARIABLES["rabbitmq"]] if port is None else f"amqp://guest:guest@127.0.0.1:{port}//"
         return f"{base}?heartbeat={self.heartbeat:g}"
+
+    @property
+    def server_port(self) -> int:
+        """Port of the server on 127.0.0.1, for a proxy before it."""
+        if self._server is not None:
+            return self._server.port
+        port = urlsplit(os.environ[VARIABLES[self.broker]]).port
+        assert port is not None, "the URL of the shared server names no port"
+        return port
 
     @property
     def heartbeat(self) -> float:
@@ -228,7 +247,7 @@ class Trial:
             if lab is not None:
                 lab.close()
                 if self._server is None:
-                    clean(lab.kind, lab.url, lab.namespace)
+                    clean(lab.kind, self.url_at(None), lab.namespace)
         finally:
             self._stack.close()
 

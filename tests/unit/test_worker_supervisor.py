@@ -51,9 +51,10 @@ class Lane(FakeLane):
         """Write it down."""
         self.log.append(("stop_taking", None))
 
-    def renew(self) -> None:
+    def renew(self) -> float:
         """Write it down."""
         self.log.append(("renew", None))
+        return 0.0
 
     def give_back(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         """Write it down, or fail."""
@@ -195,6 +196,25 @@ class TestLoss:
             it.succeed(hold, 1)
             it.settle()
             assert [entry.is_complete for entry in it.settled()][-1:] == [False]
+
+    @pytest.mark.parametrize("comes_back", [False, True])
+    def test_a_success_is_kept_until_it_is_stored(self, comes_back: bool) -> None:  # noqa: FBT001
+        """The server is away when it is to be stored: it is written later, and its job does not run again here."""
+        with desk(Link(keeps_claims=False)) as it:
+            delivery = make_delivery(make_bundle(1))
+            it.succeed(it.receive(delivery), 0)
+            it.supervisor._lose(BrokerUnavailable("gone"))
+            it.link.may_try, it.link.results.error = True, BrokerUnavailable("gone")
+            it.settle()
+            it.link.may_try, it.link.results.error = True, None
+            it.link.lane = Lane(it.link.log)
+            if comes_back:
+                it.supervisor._receive([redelivered(delivery)])
+            it.settle()
+            assert it.again() == []
+            assert it.records()[-1:] == [(0, SUCCEEDED)]
+            assert [entry.is_complete for entry in it.settled()] == ([True] if comes_back else [])
+            assert list(it.supervisor._holds) == []
 
 
 class TestTwice:
