@@ -21,6 +21,7 @@ LAYOUT = 2  # user_version of the files that this code writes
 _NEW_TABLES = frozenset({"span", "exchange", "queue", "binding"})  # all that layout 1 lacks
 _BUSY_DEADLINE = 5.0
 _RESERVE_BYTES = 16 * 1024**2  # of the disk; the log in which SQLite writes first grows to about 8 MB
+_LOCKED_DEADLINE = 0.5  # a worker that is told to end has several things to write
 _FIRST_PAUSE = 0.0002  # about one transaction of somebody else
 _LONGEST_PAUSE = 0.005
 _NETWORK_TYPES = frozenset(
@@ -30,6 +31,9 @@ _NETWORK_TYPES = frozenset(
 
 
 _inodes: dict[Path, int] = {}  # of the files that this process has opened: under their paths there must be no other
+
+
+_locked: set[Path] = set()  # files for which somebody here has just waited in vain
 
 
 class Store:
@@ -73,17 +77,17 @@ class Store:
             self.connection.execute("PRAGMA synchronous = NORMAL")
 
     @contextmanager
-    def write(self, deadline: float = _BUSY_DEADLINE) -> Generator[sqlite3.Connection]:
+    def write(self, deadline: float | None = None) -> Generator[sqlite3.Connection]:
         """Run a write transaction, then ring for the topics in `rung`.
 
         Raises:
-            BrokerUnavailable: The file stayed locked for `deadline` seconds, or the disk is full; nothing was written.
+            BrokerUnavailable: The file stayed locked for `deadline` seconds (5, or half a second where it just did), or the disk is full; nothing was written.
         """
         with self.lock:
             connection = self.connection
             self.rung.clear()
             with self.translated():
-                self._begin(connection, deadline)
+                self._begin(connection, _patience(self.path) if deadline is None else deadline)
                 try:
                     self._check_place()
                     yield connection
@@ -163,8 +167,10 @@ class Store:
                 if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                     raise
                 if time.monotonic() >= end:
+                    _locked.add(self.path)
                     raise
             else:
+                _locked.discard(self.path)
                 return
             time.sleep(random.uniform(0, pause))
             pause = min(_LONGEST_PAUSE, pause * 1.5)
@@ -230,6 +236,10 @@ class Store:
         if found == 0:
             msg = f"{self.path} is an SQLite database of another program: name another file"
             raise ConfigurationError(msg)
+
+
+def _patience(path: Path) -> float:
+    return _LOCKED_DEADLINE if path in _locked else _BUSY_DEADLINE
 
 
 def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -12,15 +16,17 @@ from queuelib import Dispatcher, JobQuarantined, body
 from queuelib.envelope import encode
 from queuelib.ids import new_bundle_id, parse_job_id
 from queuelib.message import Bundle
+from tests.crash import history
 from tests.crash.rows import row
 from tests.integration.lab import let_pass
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from queuelib import Job
     from tests.crash.trial import Trial
+    from tests.integration.lab import Gate
 
 _END = 10.0  # seconds that a worker may take beyond its grace
 
@@ -176,3 +182,89 @@ def _newer(trial: Trial, label: str) -> Job[str]:
 
 def _bundle() -> Bundle:
     return Bundle(new_bundle_id(time.time()), "deeds.square", "yellow", 1, range(1), b"\x91\x91\x01")
+
+
+@row(59, "SIGTERM while the broker is down", seconds=12)
+def told_while_down(trial: Trial) -> None:
+    """It ends within its grace and ten seconds; what it ran and could not write runs again when the broker is back."""
+    gate = trial.lab.gate() if trial.broker == "sqlite" else _own(trial)
+    worker = trial.worker("--grace", "1s")
+    jobs = trial.submit(2, gate.path)
+    trial.await_starts(2)
+    with _outage(trial):
+        began = time.monotonic()
+        worker.signal(signal.SIGTERM)
+        status = worker.wait(1.0 + _END)
+        trial.measure("ended, with a grace of 1 s", time.monotonic() - began)
+        assert status == 0, worker.said
+        trial.kill_worker(worker)
+        history.note_kill(trial.path, {run.pid for run in trial.runs()})
+    gate.open()
+    trial.worker()
+    trial.finish(jobs)
+    trial.check(jobs, faults=2)
+
+
+def _own(trial: Trial) -> Gate:
+    """Start a server for this row alone."""
+    assert trial.server is not None
+    return trial.lab.gate()
+
+
+@contextmanager
+def _outage(trial: Trial) -> Iterator[None]:
+    """Be without the broker: its server killed, or the file locked."""
+    if trial.broker == "sqlite":
+        connection = sqlite3.connect(trial.folder / "jobs.db", isolation_level=None)
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            connection.execute("ROLLBACK")
+            connection.close()
+    else:
+        trial.server.kill()
+        yield
+        trial.server.start()
+
+
+@row(60, "workers replaced one after the other, under load", seconds=20, within=180.0)
+def rolling(trial: Trial) -> None:
+    """Nothing is lost and nothing runs twice: whoever ends has given back what it had not run."""
+    _roll(trial, restarts=4, every=2.0)
+
+
+@row(60, "the same for ten minutes", variant="long", seconds=640, within=900.0, is_long=True)
+def rolling_long(trial: Trial) -> None:
+    """As above."""
+    _roll(trial, restarts=120, every=5.0)
+
+
+def _roll(trial: Trial, restarts: int, every: float) -> None:
+    seconds = 0.02
+    workers = [trial.worker(), trial.worker()]
+    jobs: dict[str, Job[str]] = {}
+    is_over = threading.Event()
+
+    def submit() -> None:
+        while not is_over.wait(0.1):
+            labels = [f"j{len(jobs) + i}" for i in range(5)]
+            new = trial.deeds.mark_for.submit_many([(trial.path, label, seconds) for label in labels])
+            jobs.update(zip(labels, new, strict=True))
+
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(submit)
+        try:
+            for _ in range(restarts):
+                began = time.monotonic()
+                workers.append(trial.worker())
+                old = workers.pop(0)
+                old.signal(signal.SIGTERM)
+                assert old.wait() == 0, old.said
+                let_pass(max(0.0, every - (time.monotonic() - began)))
+        finally:
+            is_over.set()
+        load.result()
+    trial.figures |= {"jobs": len(jobs), "restarts": restarts}
+    trial.finish(jobs)
+    trial.check(jobs)
