@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -192,3 +192,25 @@ def _pids(trial: Trial) -> set[int]:
 
     eventually(has_both, within=WITHIN)
     return found
+
+
+@row(50, "a worker ends between a retry's publish and the acknowledgement", variant="point", seconds=10)
+def ended_after_successor(trial: Trial) -> None:
+    """With results apart, where the two are not one step: nobody knows that it was published, so what follows runs twice.
+
+    Not more often than that, and the outcome is one.
+    """
+    results = f"sqlite:///{trial.folder}/outcomes.db"
+    trial.lab.dispatcher.configure(results=results)
+    failures = 2
+    first = trial.worker(processes=1, RESULTS=results, QUEUELIB_FAULT="after_successor:1")
+    job = trial.deeds.relapse.submit(trial.path, "r", failures)
+    assert first.wait(30.0) != 0
+    trial.worker(RESULTS=results)
+    trial.finish({"r": job})
+    let_pass(2 * trial.lease)
+    attempts = [run.attempt for run in trial.runs()]
+    trial.figures["attempts"] = attempts
+    assert set(attempts) == set(range(1, failures + 2)), attempts
+    assert all(times <= 2 for times in Counter(attempts).values()), attempts
+    trial.lab.dispatcher.close()
