@@ -316,8 +316,8 @@ class Supervisor:
 
     def _lose(self, error: BrokerUnavailable) -> None:
         self._dry.clear()
-        if self._link.keeps_claims:
-            self._link.failed(error)
+        if self._link.keeps_claims or self._is_lane_well():
+            self._link.failed(error, keeps_lane=True)
             return
         fd, self._lane_fd = self._lane_fd, None
         if fd is not None and not self._is_lane_muted:
@@ -327,6 +327,17 @@ class Supervisor:
         self._holds.lose()
         self._ready.drain()
         self._postponed.clear()
+
+    def _is_lane_well(self) -> bool:
+        """Whether it was the results' own server that failed: what runs here is still ours then."""
+        lane = self._link.lane
+        if lane is None or self._link.door is not None:
+            return False
+        try:
+            lane.renew()
+        except BrokerUnavailable:
+            return False
+        return True
 
     def _hear_lane(self) -> None:
         """Note that there may be something to take; where there is no room for it, listen no more until there is."""

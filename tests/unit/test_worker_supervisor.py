@@ -95,10 +95,10 @@ class Link:
         self.lane: Lane | None = Lane(self.log)
         self.door = Door(self.results, is_ours=is_ours)
 
-    def failed(self, error: BrokerUnavailable) -> None:
-        """Forget the connection, unless claims survive it, and pause."""
+    def failed(self, error: BrokerUnavailable, *, keeps_lane: bool = False) -> None:
+        """Forget the connection, unless it is well or claims survive it, and pause."""
         self.may_try = False
-        if not self.keeps_claims:
+        if not self.keeps_claims and not keeps_lane:
             self.lane = None
 
     def connect(self) -> bool:
@@ -274,6 +274,20 @@ class TestTrouble:
                 it.supervisor._round()
             assert [verb for verb, _ in it.link.log if verb == "renew"] == ["renew"] * 3
             it.link.results.error = None
+
+    def test_results_apart_that_fail_cost_no_delivery(self) -> None:
+        """The broker is well: were its connection thrown away, another worker would start what runs here."""
+        with desk(Link(keeps_claims=False)) as it:
+            it.link.door = None
+            hold = it.receive(make_delivery(make_bundle(1)))
+            it.succeed(hold, 0)
+            it.link.results.error = BrokerUnavailable("gone")
+            it.settle()
+            assert it.link.lane is not None
+            assert not hold.delivery.is_lost
+            it.link.results.error, it.link.may_try = None, True
+            it.settle()
+            assert [said for verb, said in it.link.log if verb == "acknowledge"] == [[hold.delivery]]
 
     def test_it_does_not_spin_while_it_may_not_try(self) -> None:
         """What became due while the server was away waits, and the supervisor with it."""
