@@ -186,3 +186,20 @@ def test_one_file_under_two_spellings(tmp_path: Path, monkeypatch: pytest.Monkey
     with sqlite3.connect(tmp_path / "jobs.db") as connection:
         assert connection.execute("SELECT count(*) FROM message").fetchone() == (1,)
     connection.close()
+
+
+def test_file_that_was_replaced(tmp_path: Path) -> None:
+    """A program that used a file writes to no other under its name; once it is back, all is well."""
+    dispatcher = Dispatcher(f"sqlite:///{tmp_path}/jobs.db")
+    task = dispatcher.task(name="f")(lambda: None)
+    try:
+        task.submit()
+        (tmp_path / "jobs.db").rename(tmp_path / "away.db")
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable, match="replaced or removed"):
+                task.submit()
+        assert not (tmp_path / "jobs.db").exists()
+        (tmp_path / "away.db").rename(tmp_path / "jobs.db")
+        task.submit()
+    finally:
+        dispatcher.close()
