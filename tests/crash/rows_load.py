@@ -105,7 +105,7 @@ def hang_up(trial: Trial) -> None:
     trial.check([*running, *jobs])
 
 
-@row(66, "ten clients and three workers reconnect at once", brokers=("redis", "rabbitmq"), seconds=25)
+@row(66, "ten clients and three workers reconnect at once", brokers=("redis", "rabbitmq"), seconds=25, within=240.0)
 def stampede(trial: Trial) -> None:
     """All are back within 30 s."""
     _reconnect(trial, clients=10, workers=3)

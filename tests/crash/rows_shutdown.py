@@ -22,7 +22,7 @@ from tests.integration.lab import let_pass
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable
 
     from queuelib import Job
     from tests.crash.trial import Trial
@@ -184,7 +184,7 @@ def _bundle() -> Bundle:
     return Bundle(new_bundle_id(time.time()), "deeds.square", "yellow", 1, range(1), b"\x91\x91\x01")
 
 
-@row(59, "SIGTERM while the broker is down", seconds=12)
+@row(59, "SIGTERM while the broker is down", seconds=12, within=240.0)
 def told_while_down(trial: Trial) -> None:
     """It ends within its grace and ten seconds; what it ran and could not write runs again when the broker is back."""
     gate = trial.lab.gate() if trial.broker == "sqlite" else _own(trial)
@@ -212,7 +212,7 @@ def _own(trial: Trial) -> Gate:
 
 
 @contextmanager
-def _outage(trial: Trial) -> Iterator[None]:
+def _outage(trial: Trial) -> Generator[None]:
     """Be without the broker: its server killed, or the file locked."""
     if trial.broker == "sqlite":
         connection = sqlite3.connect(trial.folder / "jobs.db", isolation_level=None)

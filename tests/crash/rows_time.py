@@ -123,7 +123,7 @@ def _rss(pid: int) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 
 
-@row(57, "cancelled and expired while no worker lives and the server dies", seconds=15)
+@row(57, "cancelled and expired while no worker lives and the server dies", seconds=15, within=240.0)
 def while_away(trial: Trial) -> None:
     """What was cancelled or has expired never starts, whoever was restarted; everything else runs."""
     if trial.broker != "sqlite":
