@@ -25,7 +25,7 @@ __all__ = ["Job", "Outcomes"]
 R = TypeVar("R")
 _FOREVER = 3600.0  # one wait of many
 _NOTICE_AFTER = 5.0  # seconds of waiting after which a client asks itself whether anybody serves it
-_PATIENCE = 5.0  # seconds for which a server that does not answer is asked again
+_PATIENCE = 10.0  # seconds for which a server that does not answer is asked again
 _PAUSE = (0.02, 0.2)  # seconds before that, drawn
 _WINDOW = 256  # jobs looked up at once
 
