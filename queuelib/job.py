@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import threading
 import time
@@ -12,7 +13,15 @@ from typing import Any, Generic, TypeVar
 from queuelib import body as bodies
 from queuelib import codec
 from queuelib.clock import seconds
-from queuelib.errors import CancelledError, ForgedOutcome, JobExpired, JobQuarantined, JobTimeout, UnknownJob
+from queuelib.errors import (
+    BrokerUnavailable,
+    CancelledError,
+    ForgedOutcome,
+    JobExpired,
+    JobQuarantined,
+    JobTimeout,
+    UnknownJob,
+)
 from queuelib.events import Events
 from queuelib.ids import Key, created_at, job_id
 from queuelib.options import Duration
@@ -24,6 +33,8 @@ __all__ = ["Job", "Outcomes"]
 R = TypeVar("R")
 _FOREVER = 3600.0  # one wait of many
 _NOTICE_AFTER = 5.0  # seconds of waiting after which a client asks itself whether anybody serves it
+_PATIENCE = 10.0  # seconds for which a server that does not answer is asked again
+_PAUSE = (0.02, 0.2)  # seconds before that, drawn
 _WINDOW = 256  # jobs looked up at once
 
 
@@ -80,26 +91,39 @@ class Outcomes:
 
         Raises:
             JobTimeout: None ended within `timeout` seconds.
+            BrokerUnavailable: The server has not answered for some seconds.
         """
         end = None if timeout is None else time.monotonic() + timeout
         notice_at = time.monotonic() + _NOTICE_AFTER
+        broken_at: float | None = None
         known: Iterable[Record | None] = () if are_open else self._each(keys)
         while True:
-            for record in known:
-                if record is not None and record.is_final:
-                    return record
-            now = time.monotonic()
-            if now >= notice_at:
-                self._say_if_nobody_serves(about)
-                notice_at = float("inf")
-            if end is not None and now >= end:
-                first = job_id(*keys[0])
-                what = f"job {first}" if len(keys) == 1 else f"none of {len(keys)} jobs"
-                msg = f"{what} has not ended within {timeout:g} s; it goes on, and its result can be asked for again"
-                raise JobTimeout(msg)
-            until = min(notice_at, end if end is not None else now + _FOREVER)
-            news = self.open_results().wait(keys, max(0.0, min(until, now + _FOREVER) - now))
-            known = self._each(keys) if news is None or None in news else news
+            try:
+                for record in known:
+                    if record is not None and record.is_final:
+                        return record
+                now = time.monotonic()
+                if now >= notice_at:
+                    self._say_if_nobody_serves(about)
+                    notice_at = float("inf")
+                if end is not None and now >= end:
+                    first = job_id(*keys[0])
+                    what = f"job {first}" if len(keys) == 1 else f"none of {len(keys)} jobs"
+                    msg = (
+                        f"{what} has not ended within {timeout:g} s; it goes on, and its result can be asked for again"
+                    )
+                    raise JobTimeout(msg)
+                until = min(notice_at, end if end is not None else now + _FOREVER)
+                news = self.open_results().wait(keys, max(0.0, min(until, now + _FOREVER) - now))
+                known = self._each(keys) if news is None or None in news else news
+                broken_at = None
+            except BrokerUnavailable:
+                now = time.monotonic()
+                broken_at = now if broken_at is None else broken_at
+                if now - broken_at > _PATIENCE or (end is not None and now >= end):
+                    raise
+                time.sleep(random.uniform(*_PAUSE))  # a connection was cut while nothing was asked but to wait
+                known = self._each(keys)
 
     def _each(self, keys: Sequence[Key]) -> Iterator[Record]:
         for start in range(0, len(keys), _WINDOW):

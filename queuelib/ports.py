@@ -249,6 +249,10 @@ class Lane(Protocol):
         """Return deliveries to their queues, unchanged, for others to take after `delay` seconds."""
         ...
 
+    def stop_taking(self) -> None:
+        """Let nothing more come here: what was sent ahead and not taken is for others at once; what was taken stays."""
+        ...
+
     def renew(self) -> float:
         """Keep the claim on what was taken, and return the messages of the dead to their queues.
 

@@ -9,7 +9,7 @@ import stat
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,12 +21,20 @@ __all__ = ["Store", "refuse_network_file_system"]
 LAYOUT = 2  # user_version of the files that this code writes
 _NEW_TABLES = frozenset({"span", "exchange", "queue", "binding"})  # all that layout 1 lacks
 _BUSY_DEADLINE = 5.0
+_RESERVE_BYTES = 16 * 1024**2  # of the disk; the log in which SQLite writes first grows to about 8 MB
+_LOCKED_DEADLINE = 0.5  # a worker that is told to end has several things to write
 _FIRST_PAUSE = 0.0002  # about one transaction of somebody else
 _LONGEST_PAUSE = 0.005
 _NETWORK_TYPES = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p", "pvfs2",
      "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "orangefs", "panfs", "acfs", "ocfs2", "gfs2"}
 )  # fmt: skip
+
+
+_inodes: dict[Path, int] = {}  # of the files that this process has opened: under their paths there must be no other
+
+
+_locked: set[Path] = set()  # files for which somebody here has just waited in vain
 
 
 class Store:
@@ -41,7 +49,7 @@ class Store:
     """
 
     def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
-        self.path = path
+        self.path = path = path.absolute()  # a program may change its folder
         self.folder = path.with_name(path.name + ".d")
         self.lock = threading.RLock()
         self.ringer = Ringer()
@@ -70,18 +78,19 @@ class Store:
             self.connection.execute("PRAGMA synchronous = NORMAL")
 
     @contextmanager
-    def write(self, deadline: float = _BUSY_DEADLINE) -> Generator[sqlite3.Connection]:
+    def write(self, deadline: float | None = None) -> Generator[sqlite3.Connection]:
         """Run a write transaction, then ring for the topics in `rung`.
 
         Raises:
-            BrokerUnavailable: The file stayed locked for `deadline` seconds, or the disk is full; nothing was written.
+            BrokerUnavailable: The file stayed locked for `deadline` seconds (5, or half a second where it just did), or the disk is full; nothing was written.
         """
         with self.lock:
             connection = self.connection
             self.rung.clear()
             with self.translated():
-                self._begin(connection, deadline)
+                self._begin(connection, _patience(self.path) if deadline is None else deadline)
                 try:
+                    self._check_place()
                     yield connection
                     waiters = self._waiters(connection)
                     connection.execute("COMMIT")
@@ -95,7 +104,9 @@ class Store:
     def read(self) -> Generator[sqlite3.Connection]:
         """Read outside of any transaction; WAL readers never wait for writers."""
         with self.lock, self.translated():
-            yield self.connection
+            connection = self.connection
+            self._check_place()
+            yield connection
 
     @contextmanager
     def translated(self) -> Generator[None]:
@@ -105,14 +116,37 @@ class Store:
         except sqlite3.DatabaseError as error:
             raise _ours(error, self.path) from error
 
+    def check_room(self, size_bytes: int) -> None:
+        """See that new work leaves room on the disk for the outcomes of what was accepted.
+
+        Raises:
+            BrokerUnavailable: It does not; nothing was written.
+        """
+        disk = os.statvfs(self.folder)
+        missing = _RESERVE_BYTES + size_bytes - disk.f_bavail * disk.f_frsize
+        if missing > 0 and missing > self._free_bytes():
+            msg = (
+                f"{self.path}: the disk is full, but for {_RESERVE_BYTES // 1024**2} MiB that are kept for outcomes; "
+                "nothing was written. Make room and try again"
+            )
+            raise BrokerUnavailable(msg)
+
+    def _free_bytes(self) -> int:
+        """Return how much of the file itself is free: it never shrinks."""
+        with self.read() as connection:
+            (pages,), (size,) = (
+                connection.execute(f"PRAGMA {name}").fetchone() for name in ("freelist_count", "page_size")
+            )
+        return int(pages * size)
+
     def register(self, path: str, topics: tuple[str, ...]) -> None:
         """Have a FIFO rung when something of these topics changes."""
         with self.write() as connection:
             connection.executemany("INSERT OR IGNORE INTO waiter VALUES (?, ?)", [(path, topic) for topic in topics])
 
     def unregister(self, path: str) -> None:
-        """Stop ringing a FIFO."""
-        with self.write() as connection:
+        """Stop ringing a FIFO; where that cannot be written, whoever rings in vain will see that it is gone."""
+        with suppress(BrokerUnavailable), self.write() as connection:
             connection.execute("DELETE FROM waiter WHERE path = ?", (path,))
 
     def close(self) -> None:
@@ -134,11 +168,26 @@ class Store:
                 if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                     raise
                 if time.monotonic() >= end:
+                    _locked.add(self.path)
                     raise
             else:
+                _locked.discard(self.path)
                 return
             time.sleep(random.uniform(0, pause))
             pause = min(_LONGEST_PAUSE, pause * 1.5)
+
+    def _check_place(self) -> None:
+        """See that the open file is the one that others find: what is written to another is lost."""
+        try:
+            inode = os.stat(self.path).st_ino  # noqa: PTH116 - asked before each use
+        except OSError:
+            inode = 0
+        if inode != _inodes.get(self.path, inode):
+            msg = (
+                f"{self.path} was replaced or removed while it was in use; nothing was written. Put it back, or start "
+                "this program anew to use the file that is there now"
+            )
+            raise BrokerUnavailable(msg)
 
     def _waiters(self, connection: sqlite3.Connection) -> set[str]:
         if not self.rung:
@@ -157,6 +206,7 @@ class Store:
                 pass  # what we ring for is written: its writer must not take it for a failure
 
     def _open(self) -> sqlite3.Connection:
+        self._check_place()
         _prepare_file(self.path, self.folder)
         with self.translated():
             connection = sqlite3.connect(
@@ -169,6 +219,7 @@ class Store:
                 connection.execute("PRAGMA wal_autocheckpoint = 2000")  # pages; about 8 MB between checkpoints
                 self._check_layout(connection)
                 connection.execute("PRAGMA busy_timeout = 0")
+                _inodes.setdefault(self.path, self.path.stat().st_ino)
             except BaseException:
                 connection.close()
                 raise
@@ -187,6 +238,10 @@ class Store:
         if found == 0:
             msg = f"{self.path} is an SQLite database of another program: name another file"
             raise ConfigurationError(msg)
+
+
+def _patience(path: Path) -> float:
+    return _LOCKED_DEADLINE if path in _locked else _BUSY_DEADLINE
 
 
 def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> None:

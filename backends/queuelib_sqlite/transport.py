@@ -43,6 +43,9 @@ class Channel(BatchChannel):
 
     def publish_batch(self, frames: Sequence[Outgoing], deadline: float) -> None:
         """Write all frames, or none; on the disk when it returns."""
+        if not all(frame.is_successor for frame in frames):
+            _ = self.store.connection  # makes the folder
+            self.store.check_room(sum(len(frame.frame) for frame in frames))
         with self.store.write(deadline) as connection:
             fresh = messages.accept(connection, [f for f in frames if f.bundle and not f.is_successor])
             known = {id(frame) for frame in fresh}
@@ -179,10 +182,12 @@ class Channel(BatchChannel):
         if not self.closed:
             self.forget_own_queues()
             if self._claim is not None:
-                with self.store.write() as connection:
-                    messages.release_all(connection, self._owner, died=False, topics=self.store.rung)
-                self._claim.release()
-                self._claim = None
+                try:
+                    with self.store.write() as connection:
+                        messages.release_all(connection, self._owner, died=False, topics=self.store.rung)
+                finally:
+                    self._claim.release()
+                    self._claim = None
             if self._bell is not None:
                 self.store.unregister(self._bell.path)
                 self._bell.close()

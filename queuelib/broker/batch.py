@@ -65,6 +65,9 @@ class BatchLane:
         with self._translated():
             self._channel.give_back_batch(deliveries, delay)
 
+    def stop_taking(self) -> None:
+        """Nothing comes here that was not asked for."""
+
     def renew(self) -> float:
         """Renew, and reap the dead."""
         with self._translated():

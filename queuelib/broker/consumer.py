@@ -163,6 +163,12 @@ class ConsumerLane:
             for delivery in ours:
                 heapq.heappush(self._parked, (self._clock.wall() + delay, id(delivery), delivery))
 
+    def stop_taking(self) -> None:
+        """End the consumers, and requeue what they were sent and nobody took."""
+        with self._link.guarded():
+            for ring in self._rings.values():
+                ring.stop()
+
     def renew(self) -> float:
         """Read what has arrived, and beat: the server ends a silent connection. Keep what is in hand for long."""
         with self._link.guarded():

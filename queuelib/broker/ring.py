@@ -106,6 +106,13 @@ class Ring:
         del self.unsettled[number]
         self.channel.raw.basic_reject(number, requeue=True)
 
+    def stop(self) -> None:
+        """Consume nothing more, and return what was not handed out."""
+        self._cancel(list(self._consumers))
+        for arrival in reversed(self._arrived):
+            self.requeue(arrival.number)
+        self._arrived.clear()
+
     def receive(self, arrival: Arrival) -> None:
         """Keep what has arrived until it is handed out."""
         self.unsettled[arrival.number] = None

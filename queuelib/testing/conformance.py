@@ -188,6 +188,20 @@ class TransportConformance(_Core):
             assert sorted(d.frame for d in again) == sorted(o.frame for o in sent)
             lane.acknowledge(again)
 
+    def test_who_stops_taking_gets_nothing_more(self, url: str, place: str) -> None:
+        """What comes after that is for others, while what was taken stays in hand."""
+        with self.lane(url, place) as lane, self.lane(url, place) as other:
+            lane.publish(frames("red", 1), DEADLINE)
+            mine = take(lane, {"red": 1}, 1)
+            lane.take({"red": 5})
+            lane.stop_taking()
+            sent = frames("red", 5)
+            lane.publish(sent, DEADLINE)
+            taken = take(other, {"red": 5}, 5)
+            assert sorted(d.frame for d in taken) == sorted(o.frame for o in sent)
+            other.acknowledge(taken)
+            assert lane.acknowledge(mine) == []
+
     def test_dead_takers_messages_come_back(self, url: str, place: str) -> None:
         """What a taker held when it was killed is delivered to another, marked as redelivered."""
         with self.lane(url, place) as lane:

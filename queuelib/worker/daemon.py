@@ -170,6 +170,7 @@ def _listen_to_signals(supervisor: Supervisor) -> None:
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # so that a select is interrupted; deaths come by pidfd
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal it was started from may go
 
 
 def _tell(beside: Beside | None, report: Mapping[str, Any]) -> None:

@@ -53,6 +53,9 @@ class Intake:
         clock: The clocks.
         once: Names of the tasks that must not start a second time: all their starts are marked.
         keys: Who may have signed a message; None: anybody may write one.
+
+    Attributes:
+        pause: Seconds for which they are given back each time.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Intake:
         self._once = frozenset(once)
         self._colors = frozenset(colors)
         self._patience = patience
+        self.pause = min(UNKNOWN_DELAY, patience / 4)  # a short patience is to hold several tries as well
         self._clock = clock
         self._keys = keys
         self._seen: dict[tuple[bytes, int, int], None] = {}
@@ -155,7 +159,7 @@ class Intake:
     def _postpone(self, taken: Taken, delivery: Delivery, reason: str) -> None:
         age = self._clock.wall() - delivery.published
         # A time that no clock can have shown is a forged one, and would wait for ever.
-        if not -_SKEW <= age <= self._patience - UNKNOWN_DELAY:
+        if not self._patience or not -_SKEW <= age <= self._patience - self.pause:
             taken.settled.append(self._set_aside(delivery, reason))
         else:
             taken.postponed.append(delivery)

@@ -59,6 +59,10 @@ class Hold:
         """Whether a child has a job of it."""
         return _HANDED in self._states
 
+    def handed(self) -> list[int]:
+        """Return the positions of the jobs that a child has."""
+        return [at for at, state in enumerate(self._states) if state == _HANDED]
+
     def suspect(self, at: int, starts: int) -> None:
         """Note how often a job was started before without an outcome."""
         self.starts = {**self.starts, at: starts}

@@ -96,8 +96,8 @@ class Link:
         self._failures = 0
         return True
 
-    def failed(self, error: BrokerUnavailable) -> None:
-        """Note a failure: throw the connection away unless claims survive it, and pause.
+    def failed(self, error: BrokerUnavailable, *, keeps_lane: bool = False) -> None:
+        """Note a failure: throw the connection away unless it is well or claims survive it, and pause.
 
         What else fails until the pause is over belongs to the same failure.
         """
@@ -108,7 +108,7 @@ class Link:
             _log.warning("%s; trying again in %.1f s", error, pause)
         else:
             _log.debug("%s", error)
-        if self.lane is not None and not self.keeps_claims:
+        if self.lane is not None and not self.keeps_claims and not keeps_lane:
             self.drop()
 
     def recovered(self) -> None:

@@ -30,7 +30,7 @@ from queuelib.outcome import (
     Record,
 )
 from queuelib.ports import Delivery, Settled, WorkerInfo
-from queuelib.settings import DEATHS, UNKNOWN_DELAY
+from queuelib.settings import DEATHS
 from queuelib.worker.assign import Assigner
 from queuelib.worker.children import Child, Report, Successes
 from queuelib.worker.intake import Intake
@@ -345,8 +345,8 @@ class Supervisor:
 
     def _lose(self, error: BrokerUnavailable) -> None:
         self._dry.clear()
-        if self._link.keeps_claims:
-            self._link.failed(error)
+        if self._link.keeps_claims or self._is_lane_well():
+            self._link.failed(error, keeps_lane=True)
             return
         fd, self._lane_fd = self._lane_fd, None
         if fd is not None and not self._is_lane_muted:
@@ -360,6 +360,17 @@ class Supervisor:
         self._put_back(recalled)
         self._ready.drain()
         self._postponed.clear()
+
+    def _is_lane_well(self) -> bool:
+        """Whether it was the results' own server that failed: what runs here is still ours then."""
+        lane = self._link.lane
+        if lane is None or self._link.door is not None:
+            return False
+        try:
+            lane.renew()
+        except BrokerUnavailable:
+            return False
+        return True
 
     def _hear_lane(self) -> None:
         """Note that there may be something to take; where there is no room for it, listen no more until there is."""
@@ -569,11 +580,12 @@ class Supervisor:
         return False
 
     def _postpone(self, delivery: Delivery) -> None:
-        _log.warning("a message in %s cannot be run here yet; it goes back for %g s", delivery.color, UNKNOWN_DELAY)
+        pause = self._intake.pause
+        _log.warning("a message in %s cannot be run here yet; it goes back for %g s", delivery.color, pause)
         if self._link.lane is not None and self._link.delays:
-            self._give_back([delivery], UNKNOWN_DELAY)
+            self._give_back([delivery], pause)
         else:
-            self._postponed.append((self._clock.monotonic() + UNKNOWN_DELAY, delivery))
+            self._postponed.append((self._clock.monotonic() + pause, delivery))
 
     def _give_back(self, deliveries: Sequence[Delivery], delay: float) -> None:
         """Return deliveries for a while; where that fails and they stay ours, try again until it works.
@@ -762,6 +774,8 @@ class Supervisor:
             self._stop_at = float("inf") if grace is None else self._clock.monotonic() + grace
             self._staff.stop_hiring()
             self._put_back(self._staff.recall_all())
+            if self._link.lane is not None:
+                self._try(self._link.lane.stop_taking)
         now = self._clock.monotonic()
         if self._kill_at and now >= self._kill_at:
             self._staff.kill(_INTERRUPTED)
@@ -769,11 +783,36 @@ class Supervisor:
             self._kill_at = now + _LAST_SECONDS
             self._staff.interrupt(_INTERRUPTED)
         self._ready.drain()
+        self._leave_to_others()
+
+    def _leave_to_others(self) -> None:
+        """Give back what nobody here runs: what runs may take hours to its end."""
+        if self._link.lane is None or not self._link.may_try:
+            return
+        rest = [hold for hold in self._holds if hold.is_untouched and not hold.has_handed]
+        ours = [hold for hold in rest if not hold.delivery.is_lost]
+        self._uncount(ours)
+        deliveries = [hold.delivery for hold in ours] + [delivery for _, delivery in self._postponed]
+        self._postponed.clear()
+        for hold in rest:
+            self._holds.discard(hold.delivery)
+        if deliveries:
+            self._give_back(deliveries, 0.0)
+
+    def _uncount(self, holds: Iterable[Hold]) -> None:
+        """Store of jobs that go back how often they were started, where the broker would let them look like a dead one's."""
+        jobs = [(hold, at) for hold in holds for at in range(len(hold.bundle.indexes))]
+        if jobs and not self._link.keeps_claims:
+            self._note(jobs, QUEUED, 0)
 
     def _close(self) -> None:
-        self._unsettled += self._ledger.take_all()
         # After an error jobs may still run, and others have them as soon as they are back.
         self._staff.kill(_INTERRUPTED)
+        for hold in self._holds:
+            if hold.bundle.task in self._once:
+                for at in hold.handed():
+                    self._end(hold, at, Failed(body.of_loss(hold.bundle.task, "its worker ended while it ran")))
+        self._unsettled += self._ledger.take_all()
         self._give_everything_back()
         self._announce(0.0)
         self._staff.close(_INTERRUPTED)
@@ -797,7 +836,8 @@ class Supervisor:
             for hold in ours
             if hold.left and not hold.is_untouched
         ]
-        if whole:
+        self._uncount(hold for hold in ours if hold.is_untouched)
+        if whole and self._link.lane is not None:
             self._try(lane.give_back, whole)
         parts = [entry for entry in self._unsettled if not entry.delivery.is_lost] + parts
         if parts and self._link.lane is not None:

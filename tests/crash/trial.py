@@ -100,6 +100,11 @@ class Trial:
         assert self._lab is None
         self._url = self.url_at(port)
 
+    def keep_in(self, folder: Path) -> None:
+        """Let the file of SQLite be in another folder; call it before `lab`."""
+        assert self._lab is None
+        self._url = f"sqlite:///{folder}/jobs.db"
+
     def proxy(self) -> FaultProxy:
         """Put a proxy before the server, for the lab and all workers, and return it; call it before `lab`."""
         proxy = self._stack.enter_context(FaultProxy(self.server_port, self.seed))

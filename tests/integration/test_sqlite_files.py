@@ -125,12 +125,13 @@ def test_full_disk(tmp_path: Path) -> None:
     """On a full disk submit raises, and what was accepted before is all there."""
     mounted = tmp_path / "small"
     mounted.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mounted)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mounted)], check=True)
     try:
         done = run(_SUBMIT, f"sqlite:///{mounted}/jobs.db", "50000")
         kind, accepted, text = done.split(" ", 2)
         assert kind == "BrokerUnavailable"
         assert "disk is full" in text
+        assert int(accepted) > 0
         with sqlite3.connect(mounted / "jobs.db") as connection:
             assert connection.execute("SELECT count(*) FROM message").fetchone() == (int(accepted),)
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -185,3 +186,20 @@ def test_one_file_under_two_spellings(tmp_path: Path, monkeypatch: pytest.Monkey
     with sqlite3.connect(tmp_path / "jobs.db") as connection:
         assert connection.execute("SELECT count(*) FROM message").fetchone() == (1,)
     connection.close()
+
+
+def test_file_that_was_replaced(tmp_path: Path) -> None:
+    """A program that used a file writes to no other under its name; once it is back, all is well."""
+    dispatcher = Dispatcher(f"sqlite:///{tmp_path}/jobs.db")
+    task = dispatcher.task(name="f")(lambda: None)
+    try:
+        task.submit()
+        (tmp_path / "jobs.db").rename(tmp_path / "away.db")
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable, match="replaced or removed"):
+                task.submit()
+        assert not (tmp_path / "jobs.db").exists()
+        (tmp_path / "away.db").rename(tmp_path / "jobs.db")
+        task.submit()
+    finally:
+        dispatcher.close()

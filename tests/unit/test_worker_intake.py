@@ -132,6 +132,7 @@ class TestUnknown:
         """For an hour it goes back uncounted; when the next try would come too late it is quarantined."""
         reader = Reader()
         delivery = make_delivery(**changes, published=reader.time.now)
+        assert reader.intake.pause == 30.0
         for age in (0.0, 30.0, PATIENCE - 30.0):
             reader.time.now = delivery.published + age
             taken = reader.read(delivery)

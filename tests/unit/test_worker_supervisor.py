@@ -14,7 +14,7 @@ from queuelib.color import DEFAULT_PALETTE
 from queuelib.errors import BrokerUnavailable, JobLost
 from queuelib.ids import Key
 from queuelib.message import Limits
-from queuelib.outcome import FAILED, RETRYING, RUNNING, SUCCEEDED, Again, Failed, Record
+from queuelib.outcome import FAILED, QUEUED, RETRYING, RUNNING, SUCCEEDED, Again, Failed, Record
 from queuelib.worker.children import ThreadCrew
 from queuelib.worker.plan import Plan
 from queuelib.worker.staff import Death
@@ -49,6 +49,10 @@ class Lane(FakeLane):
     def take(self, room: Mapping[str, int]) -> list[Delivery]:
         """Return nothing."""
         return []
+
+    def stop_taking(self) -> None:
+        """Write it down."""
+        self.log.append(("stop_taking", None))
 
     def renew(self) -> float:
         """Write it down."""
@@ -100,10 +104,10 @@ class Link:
         self.lane: Lane | None = Lane(self.log)
         self.door = Door(self.results, is_ours=is_ours)
 
-    def failed(self, error: BrokerUnavailable) -> None:
-        """Forget the connection, unless claims survive it, and pause."""
+    def failed(self, error: BrokerUnavailable, *, keeps_lane: bool = False) -> None:
+        """Forget the connection, unless it is well or claims survive it, and pause."""
         self.may_try = False
-        if not self.keeps_claims:
+        if not self.keeps_claims and not keeps_lane:
             self.lane = None
 
     def connect(self) -> bool:
@@ -280,6 +284,20 @@ class TestTrouble:
             assert [verb for verb, _ in it.link.log if verb == "renew"] == ["renew"] * 3
             it.link.results.error = None
 
+    def test_results_apart_that_fail_cost_no_delivery(self) -> None:
+        """The broker is well: were its connection thrown away, another worker would start what runs here."""
+        with desk(Link(keeps_claims=False)) as it:
+            it.link.door = None
+            hold = it.receive(make_delivery(make_bundle(1)))
+            it.succeed(hold, 0)
+            it.link.results.error = BrokerUnavailable("gone")
+            it.settle()
+            assert it.link.lane is not None
+            assert not hold.delivery.is_lost
+            it.link.results.error, it.link.may_try = None, True
+            it.settle()
+            assert [said for verb, said in it.link.log if verb == "acknowledge"] == [[hold.delivery]]
+
     def test_it_does_not_spin_while_it_may_not_try(self) -> None:
         """What became due while the server was away waits, and the supervisor with it."""
         with desk(Link(keeps_claims=True), processes=1) as it:
@@ -290,6 +308,21 @@ class TestTrouble:
 
 class TestEnd:
     """What is written last."""
+
+    @pytest.mark.parametrize("keeps_claims", [False, True])
+    def test_what_nobody_runs_goes_back_at_once(self, keeps_claims: bool) -> None:  # noqa: FBT001
+        """What runs may take hours to its end; where the broker counts, a record says that the others did not start."""
+        with desk(Link(keeps_claims=keeps_claims)) as it:
+            running, waiting = make_delivery(make_bundle(1)), make_delivery(make_bundle(2, id=bytes(16)))
+            it.receive(running)
+            it.supervisor._receive([waiting])
+            it.supervisor.stop()
+            it.supervisor._wind_down()
+            it.supervisor._wind_down()
+            assert [verb for verb, _ in it.link.log if verb == "stop_taking"] == ["stop_taking"]
+            assert [said for verb, said in it.link.log if verb == "give_back"] == [[waiting]]
+            assert [hold.delivery for hold in it.supervisor._holds] == [running]
+            assert it.records() == ([] if keeps_claims else [(0, QUEUED), (1, QUEUED)])
 
     def test_outcomes_go_before_what_is_given_back(self) -> None:
         """A delivery is acknowledged with what its jobs became, also where that could not be written until now."""

@@ -326,6 +326,18 @@ dispatcher.register(Genetics())
 # What the fault suite runs besides.
 
 
+@dispatcher.task(retries=5, backoff=0.05)
+def relapse(path: str, label: str, failures: int) -> str:
+    """Take a moment; fail so many times, then return the label."""
+    note(path, "start", label)
+    time.sleep(0.02)
+    note(path, "finish", label)
+    if current_job().attempt <= failures:
+        msg = f"attempt {current_job().attempt}"
+        raise ValueError(msg)
+    return label
+
+
 @dispatcher.task
 def mark_for(path: str, label: str, seconds: float) -> str:
     """Start, take this long, finish."""
@@ -333,6 +345,46 @@ def mark_for(path: str, label: str, seconds: float) -> str:
     time.sleep(seconds)
     note(path, "finish", label)
     return label
+
+
+@dispatcher.task(color="green")
+def nap_green(path: str, label: str, seconds: float) -> str:
+    """Do what `mark_for` does, in green."""
+    return mark_for(path, label, seconds)
+
+
+class Unspeakable(Exception):
+    """An exception that cannot say what it is."""
+
+    def __str__(self) -> str:
+        """Fail."""
+        msg = "not even this"
+        raise RuntimeError(msg)
+
+    __repr__ = __str__
+
+
+@dispatcher.task
+def burden(kind: str, size_bytes: int = 0) -> Any:
+    """Return or raise what is a burden to whoever has to carry it."""
+    if kind == "result":
+        return bytes(size_bytes)
+    if kind == "text":
+        raise ValueError("x" * size_bytes)
+    if kind == "unspeakable":
+        raise Unspeakable
+    assert kind == "ring"
+    ring = ValueError()
+    ring.args = (ring,)
+    raise ring
+
+
+if os.environ.get("NEWER"):
+
+    @dispatcher.task(name="newer.mark")
+    def newer_mark(path: str, label: str) -> str:
+        """Be known to workers of the next release only."""
+        return mark(path, label)
 
 
 @dispatcher.task(retries=1, backoff=0.0)
