@@ -134,7 +134,8 @@ def records_of(rows: Iterable[Sequence[Any]]) -> list[Record]:
 
 
 def _is_sound(record: Record) -> bool:
-    (bundle, index), _, attempt, body, at, count = record
+    fields: Any = record  # as anybody may have written them
+    (bundle, index), _, attempt, body, at, count = fields
     return (
         type(bundle) is bytes
         and type(body) is bytes

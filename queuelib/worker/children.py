@@ -239,7 +239,7 @@ class Child:
                         msg = f"child {self.pid} reported a job that it does not run"
                         raise ValueError(msg)
                     self._heard = number
-                    self._others.append(value)
+                    self._others.append(list(value))
                 case _:
                     msg = f"not a report of a child: {reprlib.repr(value)}"
                     raise ValueError(msg)

@@ -145,8 +145,8 @@ class Executor:
 
 def _delay_of(error: Retry) -> float | None:
     """Return the wait that a handler asks for; None where there is none that makes sense."""
-    delay = getattr(error, "delay", None)  # a subclass may leave out our __init__, or have its own idea of it
-    if type(delay) in {int, float} and 0 <= delay < math.inf:
+    delay: object = getattr(error, "delay", None)  # a subclass may leave out our __init__, or have its own idea of it
+    if isinstance(delay, int | float) and not isinstance(delay, bool) and 0 <= delay < math.inf:
         return min(float(delay), LONGEST_DELAY)
     return None
 
