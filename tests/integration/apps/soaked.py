@@ -71,6 +71,7 @@ class Client:
     rate: float
     seed: int
     progress: int
+    seconds: float
     accepted: int = 0
     in_doubt: int = 0
     refused: int = 0
@@ -88,6 +89,9 @@ class Client:
         began = time.monotonic()
         at = 0
         while at < self.jobs or waiting:
+            if at < self.jobs and time.monotonic() - began > self.seconds:
+                self.jobs = at  # as many as there was time for
+                del self.outcomes[at:]
             while at < self.jobs and self.accepted - self.collected < self.in_flight and not self._is_early(began):
                 end = min(self.jobs, at + chance.choice(_SIZES))
                 waiting.append(self._submit(range(at, end)))
@@ -203,7 +207,7 @@ def main() -> None:
     """Be the client that the first argument asks for."""
     orders = json.loads(sys.argv[1])
     progress = os.open(orders["progress"], os.O_RDWR | os.O_CREAT, 0o600)
-    client = Client(orders["jobs"], orders["in_flight"], orders["rate"], orders["seed"], progress)
+    client = Client(orders["jobs"], orders["in_flight"], orders["rate"], orders["seed"], progress, orders["seconds"])
     try:
         client.run()
     finally:
