@@ -384,7 +384,7 @@ def check_tally(path: Path, jobs: int, faults: Sequence[Fault], in_doubt: int) -
     first: dict[tuple[int, int], int] = {}
     again: list[tuple[int, int, int, int]] = []  # number, attempt, when first, when again
     count = 0
-    for number, at, _, attempt in ROW.iter_unpack(path.read_bytes()):
+    for number, at, _, attempt in ROW.iter_unpack(path.read_bytes() if path.exists() else b""):
         count += 1
         if (number, attempt) in first:
             again.append((number, attempt, first[number, attempt], at))
