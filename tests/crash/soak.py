@@ -37,7 +37,7 @@ from tests.integration.apps.soaked import KEEP, PROGRESS, ROW, ending
 if TYPE_CHECKING:
     from tests.integration.lab import Worker
 
-__all__ = ["main", "slope", "table"]
+__all__ = ["main", "measure", "server_figures", "slope", "table", "versions", "write_record"]
 
 MOST_GROWTH = 1.0  # MiB for 100,000 jobs
 FEWEST_JOBS = 100_000  # of a judged life of a process: in shorter ones the steps of allocators outweigh everything
@@ -226,24 +226,7 @@ class Soak:
         self.server.append({"jobs": self.collected, **self._server()})
 
     def _server(self) -> dict[str, Any]:
-        """Return what the server keeps: keys, messages, MiB."""
-        if self.wishes.broker == "sqlite":
-            return _sqlite_figures(self.folder / "jobs.db")
-        server = self.trial.server
-        memory = measure(server.pid)
-        figures = {"rss": memory[1] if memory else 0.0}
-        if self.wishes.broker == "redis":
-            with server.client() as client:
-                info = client.info()
-                figures |= {
-                    "keys": client.dbsize(),
-                    "used": _mib(info["used_memory"]),
-                    "aof": _mib(info["aof_current_size"]),
-                }
-            return figures
-        files = [path for path in server.folder.rglob("*") if path.is_file()]
-        figures["disk"] = _mib(sum(path.stat().st_size for path in files if path.exists()))
-        return figures
+        return server_figures(self.trial)
 
     def _queues(self) -> dict[str, int]:
         """Return the messages in each queue and stream of RabbitMQ, as its own tool counts them."""
@@ -305,6 +288,27 @@ def measure(pid: int) -> tuple[float, float, int, int] | None:
     except (OSError, IndexError, ValueError):
         return None
     return (round(sizes["Pss"] / 1024, 2), round(sizes["Rss"] / 1024, 2), descriptors, threads) if sizes else None
+
+
+def server_figures(trial: Trial) -> dict[str, Any]:
+    """Return what the server of a trial keeps: keys, rows, MiB."""
+    if trial.broker == "sqlite":
+        return _sqlite_figures(trial.folder / "jobs.db")
+    server = trial.server
+    memory = measure(server.pid)
+    figures: dict[str, Any] = {"rss": memory[1] if memory else 0.0}
+    if trial.broker == "redis":
+        with server.client() as client:
+            info = client.info()
+            figures |= {
+                "keys": client.dbsize(),
+                "used": _mib(info["used_memory"]),
+                "aof": _mib(info["aof_current_size"]),
+            }
+        return figures
+    files = [path for path in server.folder.rglob("*") if path.is_file()]
+    figures["disk"] = _mib(sum(path.stat().st_size for path in files if path.exists()))
+    return figures
 
 
 def _sqlite_figures(path: Path) -> dict[str, Any]:

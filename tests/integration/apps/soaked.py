@@ -62,6 +62,34 @@ def work(number: int) -> int:
     return value_of(number)
 
 
+@dispatcher.task
+def wait_long(number: int) -> int:
+    """Be submitted with a long delay."""
+    return number
+
+
+@dispatcher.task
+def explode(number: int, frames: int, size: int) -> None:
+    """Raise from so many frames below, with a message of so many characters."""
+    _odd(number, frames, size)
+
+
+def _odd(number: int, frames: int, size: int) -> None:
+    if frames <= 0:
+        raise ValueError(f"{number} " + "x" * size)
+    _even(number, frames - 1, size)
+
+
+def _even(number: int, frames: int, size: int) -> None:
+    _odd(number, frames - 1, size)  # two functions by turns: of one, a traceback leaves out the repetitions
+
+
+@dispatcher.task
+def make_bytes(size: int) -> bytes:
+    """Return so many bytes."""
+    return bytes(size)
+
+
 @dataclass
 class Client:
     """Submits all jobs in batches, never more than a few at a time, and holds each outcome against its number."""
