@@ -12,6 +12,7 @@ import struct
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ class Client:
         return self.rate > 0 and self.accepted > self.rate * (time.monotonic() - began) + self.in_flight
 
     def _submit(self, numbers: range) -> dict[Job[int], int | None]:
-        """Submit until all of these are accepted; a job whose number is not known any more says it in its outcome."""
+        """Submit until all of these are accepted; what was accepted of a broken batch is collected at once."""
         left = list(numbers)
         made: dict[Job[int], int | None] = {}
         while left:
@@ -142,18 +143,10 @@ class Client:
             except SubmitUnknown as error:
                 self.in_doubt += len(error.ids)
                 self._resubmit(error)
-                found = [dispatcher.job(name) for name in (*error.accepted, *error.ids)]
-                assert len(found) == len(left), "a batch goes out in one publish"
-                made.update(dict.fromkeys(found))
-                left = []
+                left = self._collect_part((*error.accepted, *error.ids), left)
             except BrokerUnavailable as error:
                 self.refused += 1
-                if error.accepted:
-                    # Which numbers these are is learned from their outcomes, before the others are sent again.
-                    part: dict[Job[int], int | None] = {dispatcher.job(name): None for name in error.accepted}
-                    self.accepted += len(part)
-                    done = self._collect(part)
-                    left = [number for number in left if number not in done]
+                left = self._collect_part(error.accepted, left)
                 time.sleep(_AGAIN)
             else:
                 made.update(zip(jobs, left, strict=True))
@@ -161,6 +154,13 @@ class Client:
         self.accepted += len(made)
         self._tell()
         return made
+
+    def _collect_part(self, names: Sequence[str], numbers: list[int]) -> list[int]:
+        """Collect what was accepted of a batch; return the numbers that were not, which only the outcomes tell."""
+        part: dict[Job[int], int | None] = {dispatcher.job(name): None for name in names}
+        self.accepted += len(part)
+        done = self._collect(part) if part else set()
+        return [number for number in numbers if number not in done]
 
     def _resubmit(self, error: SubmitUnknown) -> None:
         while True:
