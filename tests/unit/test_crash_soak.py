@@ -17,7 +17,7 @@ def life(growth: float, jobs: int = 300_000, pid: int = 1, start: float = 40.0) 
     """Return samples of a process that grows by so many MiB for 100,000 jobs, in steps of a quarter."""
     steps = range(0, jobs, 10_000)
     sizes = [start + int(growth * done / 100_000 * 4) / 4 for done in steps]
-    return [Sample("client", pid, done, size, size, 9, 1) for done, size in zip(steps, sizes, strict=True)]
+    return [Sample("supervisor", pid, done, size, size, 9, 1) for done, size in zip(steps, sizes, strict=True)]
 
 
 def tally(path: Path, *rows: tuple[int, int, int]) -> Path:
@@ -29,13 +29,13 @@ def tally(path: Path, *rows: tuple[int, int, int]) -> Path:
 @pytest.mark.parametrize("growth", [0.0, 0.5, 2.0, 10.0])
 def test_growth_is_found_although_memory_comes_in_steps(growth: float) -> None:
     """About as much as there is."""
-    assert judge(life(growth))["client"]["rss_growth"] == pytest.approx(growth, abs=0.2)
+    assert judge(life(growth))["supervisor"]["rss_growth"] == pytest.approx(growth, abs=0.2)
 
 
 def test_a_restart_is_no_growth_and_hides_none() -> None:
     """Each life counts by itself."""
     lives = [*life(2.0, start=40.0), *life(2.0, pid=2, start=10.0)]
-    assert judge(lives)["client"]["rss_growth"] == pytest.approx(2.0, abs=0.2)
+    assert judge(lives)["supervisor"]["rss_growth"] == pytest.approx(2.0, abs=0.2)
 
 
 def test_what_fills_at_first_is_no_growth() -> None:
@@ -44,16 +44,24 @@ def test_what_fills_at_first_is_no_growth() -> None:
     assert slope([points]) == 0.0
 
 
+def test_a_client_is_judged_once_its_caches_are_full() -> None:
+    """They have a bound that a few hundred thousand jobs reach; who goes on growing is seen."""
+    points = [(done, 40.0 + min(60.0, done / 3000)) for done in range(0, 500_000, 10_000)]
+    assert slope([points], 250_000) == 0.0
+    assert slope([points[:30]], 250_000) is None
+    assert slope([[(done, done / 100_000) for done in range(0, 500_000, 10_000)]], 250_000) == 1.0
+
+
 def test_short_lives_are_not_judged() -> None:
     """Nothing is said of them."""
-    assert judge(life(5.0, jobs=50_000))["client"]["rss_growth"] is None
+    assert judge(life(5.0, jobs=50_000))["supervisor"]["rss_growth"] is None
 
 
 def test_descriptors_that_become_more() -> None:
     """One more for each sample."""
     samples = [Sample("child", 1, done, 9.0, 9.0, done, 1) for done in range(30)]
     assert judge(samples)["child"]["has_more_descriptors"]
-    assert not judge(life(0.0))["client"]["has_more_descriptors"]
+    assert not judge(life(0.0))["supervisor"]["has_more_descriptors"]
 
 
 def test_starts_are_explained_by_faults_between_them(tmp_path: Path) -> None:
@@ -80,5 +88,5 @@ def test_table_of_a_record() -> None:
         "server": {"baseline": server, "ended": server, "forgotten": server},
     }  # fmt: skip
     lines = table({"runs": [run]})
-    assert "| redis | 20 | 3 | 0 | 0 | 0 | client | 0.00 | 40 to 40 | 9 to 9 |" in lines
+    assert "| redis | 20 | 3 | 0 | 0 | 0 | supervisor | 0.00 | 40 to 40 | 9 to 9 |" in lines
     assert "Not as promised on redis: it grew" in lines
