@@ -131,6 +131,15 @@ class Soak:
         tally = check_tally(self.folder / "tally", jobs, self.faults, told.get("in_doubt", 0))
         processes = judge(self.samples)
         self.errors += verdict(jobs, told, tally, processes)
+        return self._figures(jobs, seconds) | {
+            "client": told,
+            "tally": tally,
+            "processes": processes,
+            "server": {"baseline": baseline, "ended": ended, "forgotten": rested, "samples": _thin(self.server)},
+            "errors": self.errors,
+        }
+
+    def _figures(self, jobs: int, seconds: float) -> dict[str, Any]:
         return {
             "broker": self.wishes.broker,
             "jobs": jobs,
@@ -141,14 +150,15 @@ class Soak:
             "rate": self.wishes.rate,
             "seconds": round(seconds, 1),
             "faults": [[f.kind, round(f.at, 1), round(f.until, 1), f.jobs] for f in self.faults],
-            "client": told,
-            "tally": tally,
-            "processes": processes,
-            "server": {"baseline": baseline, "ended": ended, "forgotten": rested, "samples": _thin(self.server)},
             "log_lines": self.log_lines,
             "samples": _thin([_row(sample) for sample in self.samples]),
-            "errors": self.errors,
         }
+
+    def _save(self) -> None:
+        """Write what is known so far beside the history: what a run that is ended early has measured is not lost."""
+        part = self._figures(self.wishes.jobs, self._now())
+        part |= {"processes": judge(self.samples), "server": {"samples": _thin(self.server)}}
+        write_record(self.folder / "so-far.json", part)
 
     # The run.
 
@@ -185,6 +195,7 @@ class Soak:
                 self._sample(client.pid)
             if time.monotonic() - said_at > 30.0:
                 said_at = time.monotonic()
+                self._save()
                 print(
                     f"{self._now():7.0f} s {wishes.broker}: {collected:,} jobs, {len(self.faults)} faults", flush=True
                 )
@@ -414,7 +425,15 @@ def check_tally(path: Path, jobs: int, faults: Sequence[Fault], in_doubt: int) -
         "unexplained": max(0, len(unexplained) - in_doubt),
         "never": jobs - len({number for number, _ in first}),
         "examples": unexplained[:5],
+        "after_faults": [_again_after(at, faults, again) for at in range(len(faults))],
     }
+
+
+def _again_after(at: int, faults: Sequence[Fault], again: Sequence[tuple[int, int, int, int]]) -> list[Any]:
+    """Return the kind of a fault, how many jobs started again before the next one, and for how many seconds they did."""
+    end = faults[at + 1].at if at + 1 < len(faults) else float("inf")
+    times = [one[3] / 1000 - faults[at].at for one in again if faults[at].at <= one[3] / 1000 < end]
+    return [faults[at].kind, len(times), round(max(times, default=0.0), 1)]
 
 
 def verdict(

@@ -68,6 +68,7 @@ def test_starts_are_explained_by_faults_between_them(tmp_path: Path) -> None:
     """A second start of one attempt needs one; a second attempt does not."""
     path = tally(tmp_path / "t", (0, 9000, 1), (0, 12000, 1), (1, 1000, 1), (1, 2000, 2))
     assert check_tally(path, 2, [FAULT], 0)["unexplained"] == 0
+    assert check_tally(path, 2, [FAULT], 0)["after_faults"] == [["worker", 1, 2.0]]
     assert check_tally(path, 2, [], 0)["unexplained"] == 1
     assert check_tally(path, 3, [FAULT], 0)["never"] == 1
 
