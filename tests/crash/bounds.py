@@ -1,6 +1,7 @@
 """What a great deal of something costs, and that it is bounded: `python -m tests.crash.bounds --delayed 1000000`.
 
-Three trials on each broker: jobs that wait for days (a worker beside them is as quick as with none), failures with long
+Four trials on each broker: jobs that wait for days (a worker beside them is as quick as with none), such that are
+cancelled, failures with long
 tracebacks (records and the log stay small), and results that are too large (they fail with the reason). Results are one
 JSON file; `table` makes Markdown of it.
 """
@@ -132,6 +133,24 @@ class Bounds:
             "largest_record_bytes": largest, "log_lines": said, "before": before, "after": self.state(),
         }  # fmt: skip
 
+    def cancelled(self, count: int) -> dict[str, Any]:
+        """Cancel jobs that wait for days; the worker learns of each and is as prompt as before."""
+        task, results = self.app.wait_long.options(delay=DELAY), self.app.dispatcher.open_results()
+        before, quick = self.state(), self.promptness()
+        began = time.monotonic()
+        for start in range(0, count, A_CALL):
+            jobs = task.submit_many([(number,) for number in range(start, min(count, start + A_CALL))])
+            results.cancel([job.key for job in jobs])
+        took = time.monotonic() - began
+        then, after = self.promptness(), self.state()
+        if then["job"] > max(quick["job"] * MOST_SLOWER, AT_LEAST * 1000):
+            self.errors.append(
+                f"a job takes {then['job']:.2f} ms after {count:,} were cancelled, {quick['job']:.2f} before"
+            )
+        return {
+            "jobs": count, "seconds": round(took, 1), "before": before, "after": after, "ms_before": quick, "ms_after": then,
+        }  # fmt: skip
+
     def large(self) -> dict[str, Any]:
         """Return results at the limit; the one above it fails and says why, and its worker goes on."""
         began = time.monotonic()
@@ -169,6 +188,15 @@ def table(record: Mapping[str, Any]) -> list[str]:
             sizes = [f"{before[who]:.0f}, {after[who]:.0f}" for who in ("client", "worker")]
             cells = [run["broker"], f"{found['jobs']:,}", f"{found['seconds']:,.0f}", *sizes, *times]
             lines.append(f"| {' | '.join(cells)} | {_text(before['server'])}; then {_text(after['server'])} |")
+    for run in record["runs"]:
+        if found := run.get("cancelled"):
+            before, after = found["before"], found["after"]
+            sizes = f"{after['worker']:.0f} MiB, {before['worker']:.0f} before"
+            times = f"{found['ms_after']['job']:g} ms, {found['ms_before']['job']:g} before"
+            lines += [
+                "",
+                f"{run['broker']}: {found['jobs']:,} jobs cancelled; then the worker has {sizes}; a job takes {times}.",
+            ]
     lines += [
         "",
         "| broker | failures | seconds | bytes kept of one | of the largest | lines of log | a result of 17 MiB |",
@@ -199,6 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--most-minutes", type=float, default=600.0, help="submit nothing after so long, on each broker"
     )
     parser.add_argument("--failures", type=int, default=100_000, help="jobs that raise")
+    parser.add_argument("--cancelled", type=int, default=100_000, help="jobs that wait and are cancelled")
     parser.add_argument("--frames", type=int, default=40, help="of their tracebacks")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--record", type=Path, help="write the result to this file, adding to what is there")
@@ -219,6 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             run["large"] = bounds.large()
             run["failures"] = bounds.failures(wishes.failures, wishes.frames)
+            run["cancelled"] = bounds.cancelled(wishes.cancelled)
             run["delayed"] = bounds.delayed(wishes.delayed, wishes.most_minutes * 60)
         finally:
             run["errors"] = bounds.errors

@@ -33,6 +33,7 @@ from queuelib import plugins
 from tests.crash.rows import BROKERS
 from tests.crash.trial import Trial
 from tests.integration.apps.soaked import KEEP, PROGRESS, ROW, ending
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.integration.lab import Worker
@@ -215,10 +216,14 @@ class Soak:
 
     def _strike(self) -> None:
         kinds = ["worker", "child"] if self.wishes.broker == "sqlite" else ["worker", "child", "broker"]
-        fault = Fault(kinds[len(self.faults) % len(kinds)], self._now(), 0.0, self.collected)
-        if fault.kind == "child":
-            os.kill(self.trial.chance.choice(children_of(self.worker.pid)[1:]), signal.SIGKILL)
-        elif fault.kind == "worker":
+        kind = kinds[len(self.faults) % len(kinds)]
+        children: list[int] = []
+        if kind == "child":  # there is none yet while the worker starts
+            children = eventually(lambda: children_of(self.worker.pid)[1:], within=_QUIET_AFTER)
+        fault = Fault(kind, self._now(), 0.0, self.collected)
+        if kind == "child":
+            os.kill(self.trial.chance.choice(children), signal.SIGKILL)
+        elif kind == "worker":
             self.worker.kill()
             self.log_lines += self.worker.said.count("\n")
             self.worker = self._start_worker()
