@@ -191,11 +191,11 @@ def table(record: Mapping[str, Any]) -> list[str]:
     for run in record["runs"]:
         if found := run.get("cancelled"):
             before, after = found["before"], found["after"]
-            sizes = f"{after['worker']:.0f} MiB, {before['worker']:.0f} before"
-            times = f"{found['ms_after']['job']:g} ms, {found['ms_before']['job']:g} before"
+            grown = f"{after['worker']:.0f} MiB, {before['worker']:.0f} before"
+            slower = f"{found['ms_after']['job']:g} ms, {found['ms_before']['job']:g} before"
             lines += [
                 "",
-                f"{run['broker']}: {found['jobs']:,} jobs cancelled; then the worker has {sizes}; a job takes {times}.",
+                f"{run['broker']}: {found['jobs']:,} jobs cancelled; then the worker has {grown}; a job takes {slower}.",
             ]
     lines += [
         "",
