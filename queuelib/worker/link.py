@@ -75,10 +75,11 @@ class Link:
 
     def failed(self, error: BrokerUnavailable) -> None:
         """Note a failure: throw the connection away unless claims survive it, and pause."""
-        self._failures += 1
-        pause = random.uniform(0.0, min(_LONGEST_WAIT, 0.2 * 2.0**self._failures))
-        self._retry_at = self._clock.monotonic() + pause
-        _log.warning("%s; trying again in %.1f s", error, pause)
+        if self.may_try:  # else another operation of the same round has met it already
+            self._failures += 1
+            pause = random.uniform(0.0, min(_LONGEST_WAIT, 0.2 * 2.0**self._failures))
+            self._retry_at = self._clock.monotonic() + pause
+            _log.warning("%s; trying again in %.1f s", error, pause)
         if self.lane is not None and not self.keeps_claims:
             self.drop()
 

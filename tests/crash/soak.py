@@ -50,7 +50,7 @@ CLIENT_FILLS = 250_000  # jobs
 _SAMPLES_KEPT = 50  # of each run, in the record
 _LOOK_EVERY = 0.1  # seconds between two looks at the client's progress
 _QUIET_AFTER = 180.0  # seconds without progress after which a run is given up
-_FORGOTTEN_WITHIN = 150.0  # seconds after the end until the server has forgotten all of it; outcomes are kept for 60
+_FORGOTTEN_WITHIN = 240.0  # seconds after the end until the server has forgotten all of it; outcomes are kept for 120
 _FIXED_KEYS = 8  # of a namespace, however many jobs it had: a counter, its workers and their leases
 _MIB = 1024 * 1024
 

@@ -20,7 +20,7 @@ from typing import Any
 from queuelib import Dispatcher, Job, current_job
 from queuelib.errors import BrokerUnavailable, JobTimeout, SubmitUnknown
 
-KEEP = 60.0  # seconds; the shortest that RabbitMQ takes
+KEEP = 120.0  # seconds; short, and longer than a job may stay uncollected behind a fault on a busy machine
 ROW = struct.Struct("<IIIHxx")  # number of the job, milliseconds since the beginning, pid, attempt
 PROGRESS = struct.Struct("<QQ")  # accepted, collected
 _IN_TWENTY = 7  # of twenty jobs in a row this one raises, for good or in its first attempt
