@@ -561,7 +561,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(tempfile.mkdtemp(prefix="queuelib-soak-"))
         one = Wishes(
             broker, wishes.jobs, wishes.minutes_between_faults * 60, wishes.in_flight, wishes.rate, wishes.seed, wishes.lease, wishes.most_minutes * 60)  # fmt: skip
-        command = f"python -m tests.crash.soak --jobs {one.jobs} --brokers {broker} --seed {one.seed}"
+        command = (
+            f"python -m tests.crash.soak --jobs {one.jobs} --brokers {broker} --seed {one.seed} --rate {one.rate:g} "
+            f"--minutes-between-faults {wishes.minutes_between_faults:g} --most-minutes {wishes.most_minutes:g}"
+        )
         run = {"command": command, "date": datetime.now(UTC).date().isoformat(), **Soak(one, folder).run()}
         record["runs"] = [*(old for old in record["runs"] if old["broker"] != broker), run]
         failed += bool(run["errors"])
