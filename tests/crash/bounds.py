@@ -35,6 +35,7 @@ A_CALL = 10_000  # jobs of one submit_many
 ROUNDS = 100  # of whatever is timed
 MOST_SLOWER = 5.0  # times as long with all the waiting jobs as with none
 AT_LEAST = 0.005  # seconds, below which nothing counts as slow: the machine's own noise
+MOST_GROWN = 25.0  # MiB: a client remembers up to 200,000 bundles of its own, and no more
 RECORD_BYTES = 256 * 1024  # of a failure: a message, a traceback and arguments of 64 KiB each
 LOG_LINES = 20
 TOO_LARGE, LARGE = 17 * 1024**2, 15 * 1024**2  # bytes; the limit is 16 MiB
@@ -96,8 +97,8 @@ class Bounds:
                     f"{name} takes {value:.2f} ms beside {made:,} waiting jobs, {quick[name]:.2f} before"
                 )
         for who in ("client", "worker"):
-            if (growth := (after[who] - before[who]) / made * 100_000) >= 1.0 and made >= 100_000:
-                self.errors.append(f"the {who} grew by {growth:.1f} MiB for 100,000 waiting jobs")
+            if (growth := after[who] - before[who]) > MOST_GROWN + made / 1_000_000:
+                self.errors.append(f"the {who} grew by {growth:.1f} MiB with {made:,} waiting jobs")
         return {
             "jobs": made, "seconds": round(took, 1), "slowest_call": round(slowest, 2), "calls_of": A_CALL,
             "before": before, "after": after, "ms_before": quick, "ms_after": then,

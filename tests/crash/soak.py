@@ -44,9 +44,9 @@ MOST_GROWTH = 1.0  # MiB for 100,000 jobs
 FEWEST_JOBS = 100_000  # of a judged life of a process: in shorter ones the steps of allocators outweigh everything
 _SLACK_DESCRIPTORS = 2  # a socket may be opened while another is closed
 _SETTLED = 0.2  # share of a life in which caches fill and modules are imported
-# A client remembers up to 200,000 bundles of its own and, on RabbitMQ, 64 MiB of outcomes: full by then, if jobs travel
-# alone as they do on a busy machine.
-CLIENT_FILLS = 250_000  # jobs
+# A client remembers up to 200,000 bundles of its own and, on RabbitMQ, twice 64 MiB of outcomes by its own count (270 MiB
+# in all, measured); full by then, if jobs travel alone as they do on a busy machine.
+CLIENT_FILLS = {"sqlite": 250_000, "redis": 250_000, "rabbitmq": 500_000}  # jobs
 _SAMPLES_KEPT = 50  # of each run, in the record
 _LOOK_EVERY = 0.1  # seconds between two looks at the client's progress
 _QUIET_AFTER = 180.0  # seconds without progress after which a run is given up
@@ -130,7 +130,7 @@ class Soak:
         self.log_lines += self.worker.said.count("\n")
         jobs = min(self.wishes.jobs, told.get("accepted", self.wishes.jobs))
         tally = check_tally(self.folder / "tally", jobs, self.faults, told.get("in_doubt", 0))
-        processes = judge(self.samples)
+        processes = judge(self.samples, self.wishes.broker)
         self.errors += verdict(jobs, told, tally, processes)
         return self._figures(jobs, seconds) | {
             "client": told,
@@ -158,7 +158,7 @@ class Soak:
     def _save(self) -> None:
         """Write what is known so far beside the history: what a run that is ended early has measured is not lost."""
         part = self._figures(self.wishes.jobs, self._now())
-        part |= {"processes": judge(self.samples), "server": {"samples": _thin(self.server)}}
+        part |= {"processes": judge(self.samples, self.wishes.broker), "server": {"samples": _thin(self.server)}}
         write_record(self.folder / "so-far.json", part)
 
     # The run.
@@ -371,7 +371,7 @@ def slope(lives: Iterable[Sequence[tuple[int, float]]], fills: int = 0) -> float
     return round(median(slopes), 3) if slopes else None
 
 
-def judge(samples: Iterable[Sample]) -> dict[str, dict[str, Any]]:
+def judge(samples: Iterable[Sample], broker: str) -> dict[str, dict[str, Any]]:
     """Say of each role how its memory grew, and of what descriptors and threads it had."""
     by_role: defaultdict[str, defaultdict[int, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for sample in samples:
@@ -380,7 +380,7 @@ def judge(samples: Iterable[Sample]) -> dict[str, dict[str, Any]]:
     for role, by_pid in by_role.items():
         lives = list(by_pid.values())
         everything = [sample for life in lives for sample in life]
-        fills = CLIENT_FILLS if role == "client" else 0
+        fills = CLIENT_FILLS[broker] if role == "client" else 0
         found[role] = {
             "processes": len(lives),
             "longest_life": max(life[-1].jobs - life[0].jobs for life in lives),

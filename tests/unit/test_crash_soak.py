@@ -29,13 +29,13 @@ def tally(path: Path, *rows: tuple[int, int, int]) -> Path:
 @pytest.mark.parametrize("growth", [0.0, 0.5, 2.0, 10.0])
 def test_growth_is_found_although_memory_comes_in_steps(growth: float) -> None:
     """About as much as there is."""
-    assert judge(life(growth))["supervisor"]["rss_growth"] == pytest.approx(growth, abs=0.2)
+    assert judge(life(growth), "redis")["supervisor"]["rss_growth"] == pytest.approx(growth, abs=0.2)
 
 
 def test_a_restart_is_no_growth_and_hides_none() -> None:
     """Each life counts by itself."""
     lives = [*life(2.0, start=40.0), *life(2.0, pid=2, start=10.0)]
-    assert judge(lives)["supervisor"]["rss_growth"] == pytest.approx(2.0, abs=0.2)
+    assert judge(lives, "redis")["supervisor"]["rss_growth"] == pytest.approx(2.0, abs=0.2)
 
 
 def test_what_fills_at_first_is_no_growth() -> None:
@@ -54,14 +54,14 @@ def test_a_client_is_judged_once_its_caches_are_full() -> None:
 
 def test_short_lives_are_not_judged() -> None:
     """Nothing is said of them."""
-    assert judge(life(5.0, jobs=50_000))["supervisor"]["rss_growth"] is None
+    assert judge(life(5.0, jobs=50_000), "redis")["supervisor"]["rss_growth"] is None
 
 
 def test_descriptors_that_become_more() -> None:
     """One more for each sample."""
     samples = [Sample("child", 1, done, 9.0, 9.0, done, 1) for done in range(30)]
-    assert judge(samples)["child"]["has_more_descriptors"]
-    assert not judge(life(0.0))["supervisor"]["has_more_descriptors"]
+    assert judge(samples, "redis")["child"]["has_more_descriptors"]
+    assert not judge(life(0.0), "redis")["supervisor"]["has_more_descriptors"]
 
 
 def test_starts_are_explained_by_faults_between_them(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_starts_are_explained_by_faults_between_them(tmp_path: Path) -> None:
 def test_the_verdict_names_what_is_wrong(tmp_path: Path) -> None:
     """A lost job, a start too many, a process that grows."""
     fine = check_tally(tally(tmp_path / "t", *((number, 1, 1) for number in range(20))), 20, [], 0)
-    assert verdict(20, FLAT, fine, judge(life(0.5))) == []
-    assert len(verdict(20, {**FLAT, "lost": 1}, {**fine, "unexplained": 1}, judge(life(2.0)))) == 3
+    assert verdict(20, FLAT, fine, judge(life(0.5), "redis")) == []
+    assert len(verdict(20, {**FLAT, "lost": 1}, {**fine, "unexplained": 1}, judge(life(2.0), "redis"))) == 3
 
 
 def test_table_of_a_record() -> None:
@@ -85,7 +85,7 @@ def test_table_of_a_record() -> None:
     server = {"rss": 1.0}
     run = {
         "broker": "redis", "collected": 20, "seconds": 3.0, "faults": [], "client": FLAT, "tally": {"again": 0},
-        "processes": judge(life(0.0)), "errors": ["it grew"],
+        "processes": judge(life(0.0), "redis"), "errors": ["it grew"],
         "server": {"baseline": server, "ended": server, "forgotten": server},
     }  # fmt: skip
     lines = table({"runs": [run]})
