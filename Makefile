@@ -7,13 +7,15 @@ SEEDS ?= 3
 ROWS ?= 1-66
 BROKERS ?= sqlite,redis,rabbitmq
 CRASH_ARGS ?=
+JOBS ?= 1000000
+SOAK_ARGS ?=
 PYTEST_ARGS ?=
 FUZZ_ARGS ?=
 BIN := $(VENV)/bin
 SOURCES := queuelib backends/queuelib_memory backends/queuelib_sqlite backends/queuelib_redis backends/queuelib_rabbitmq
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test unit check format docs build fuzz bench-peers crash crash-quick crash-peers clean
+.PHONY: help demo test unit check format docs build fuzz bench-peers crash crash-quick crash-peers soak bounds clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -51,6 +53,12 @@ crash: $(VENV)/.dev ## the fault rows, into docs/reliability.md: SEEDS=3 ROWS=1-
 
 crash-quick: $(VENV)/.dev ## the fault rows that guard every change, with a lease of 1.5 s
 	VENV=$(VENV) QUEUELIB_TEST_WAY=local scripts/with-servers -- $(BIN)/python -m tests.crash --quick $(CRASH_ARGS)
+
+soak: $(VENV)/.dev ## a fault a minute, and nothing may grow: JOBS=1000000 BROKERS=sqlite,redis,rabbitmq SOAK_ARGS='--help'
+	$(BIN)/python -m tests.crash.soak --jobs $(JOBS) --brokers $(BROKERS) --record docs/reliability/soak-$$(date +%F).json $(SOAK_ARGS)
+
+bounds: $(VENV)/.dev ## a million waiting jobs, failures, results too large: JOBS=1000000 BROKERS=sqlite,redis,rabbitmq
+	$(BIN)/python -m tests.crash.bounds --delayed $(JOBS) --brokers $(BROKERS) --record docs/reliability/bounds-$$(date +%F).json
 
 build: $(VENV)/.dev ## wheel and source distribution into dist/
 	$(BIN)/python -m build --outdir dist .

@@ -47,18 +47,17 @@ class Memory:
 
     Attributes:
         lock: Guards everything here.
-        epoch: What tells the cursors of this memory from those of another.
         folded: Records as the results stream has them, complete from where its reader began.
-        marks: Cancelled jobs, in order.
         items: The quarantine.
         workers: Announcements, each with its end.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.epoch = os.urandom(8)
         self.folded = Known(_CACHE_BYTES, self._is_wanted)
-        self.marks: list[Key] = []
+        self._marks: list[Key] = []  # cancelled jobs, in order, without those that were asked for
+        self._dropped = 0  # how many those were
+        self._epoch = os.urandom(8)  # tells the cursors of this reading from those of another
         self.items: dict[str, QuarantineItem] = {}
         self.workers: dict[str, tuple[WorkerInfo, float]] = {}
         self._pushed = Known(_CACHE_BYTES, self._is_wanted)
@@ -170,6 +169,30 @@ class Memory:
                     self._pushed.add(record)
                 self._wake(record)
 
+    def has_marks_after(self, cursor: Any) -> bool:
+        """Return whether all marks behind a cursor of `marks_after` are here; else the stream is to be read again."""
+        with self.lock:
+            return not self._dropped or (cursor is not None and cursor[0] == self._epoch and cursor[1] >= self._dropped)
+
+    def marks_after(self, cursor: Any) -> tuple[list[Key], Any]:
+        """Return the cancelled jobs behind a cursor, or all that are here, and the next cursor.
+
+        What is before the cursor is dropped: whoever has it knows that, and a worker that lives for months does not keep
+        what it was told.
+        """
+        with self.lock:
+            if cursor is not None and cursor[0] == self._epoch and cursor[1] > self._dropped:
+                del self._marks[: cursor[1] - self._dropped]
+                self._dropped = cursor[1]
+            return list(self._marks), (self._epoch, self._dropped + len(self._marks))
+
+    def clear_marks(self) -> None:
+        """Drop all marks: they come again."""
+        with self.lock:
+            self._marks.clear()
+            self._dropped = 0
+            self._epoch = os.urandom(8)
+
     def apply_outcomes(self, message: list[Any]) -> None:
         """Take in a message of the results stream."""
         kind, *content = message
@@ -186,7 +209,7 @@ class Memory:
         kind, content = message[0], message[1]
         with self.lock:
             if kind == wire.CANCELS:
-                self.marks.extend(wire.keys_of(content))
+                self._marks.extend(wire.keys_of(content))
             elif kind == wire.ITEM:
                 item = wire.item_of(content)
                 self.items[item.id] = item

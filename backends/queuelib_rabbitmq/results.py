@@ -128,14 +128,15 @@ class RabbitResults:
         """Return new marks; a running reader brings them, so that asking again costs nothing and never waits."""
         here = self._here()
         here.control.touch()
+        memory = here.memory
+        if not memory.has_marks_after(cursor):
+            here.control.restart()
+            cursor = None
         if cursor is None:
             here.control.catch_up(0.0, _READ_DEADLINE)
         elif not here.control.is_running:
             here.resume_control()
-        memory = here.memory
-        with memory.lock:
-            position = cursor[1] if cursor is not None and cursor[0] == memory.epoch else 0
-            return Cancelled(memory.marks[position:], (memory.epoch, len(memory.marks)))
+        return Cancelled(*memory.marks_after(cursor))
 
     def quarantine(self, items: Sequence[QuarantineItem]) -> None:
         """Append to the quarantine, which is kept for ever."""
@@ -188,7 +189,7 @@ class _Client:
         self.memory = memory = Memory()
         names = list(results.streams)
         self.outcomes = StreamReader(names[0], self.open, memory.apply_outcomes, memory.unfold)
-        self.control = StreamReader(names[1], self.open, memory.apply_control, memory.marks.clear)
+        self.control = StreamReader(names[1], self.open, memory.apply_control, memory.clear_marks)
         self.workers = StreamReader(names[2], self.open, memory.apply_control, memory.workers.clear)
         self.quarantine = StreamReader(names[3], self.open, memory.apply_control, memory.items.clear)
         self._address, self._streams = results.address, results.streams

@@ -80,8 +80,8 @@ def forget(connection: sqlite3.Connection, keys: Sequence[Key]) -> None:
             _write_singles(connection, [one for one in singles(record) if one.key not in gone])
 
 
-def expire(connection: sqlite3.Connection, before: float) -> None:
-    """Delete some of the outcomes from before a wall time, and their bundles."""
+def expire(connection: sqlite3.Connection, before: float) -> bool:
+    """Delete some of the outcomes from before a wall time, and their bundles; return whether there may be more."""
     oldest_id = int(max(0.0, before) * 1000).to_bytes(6, "big")  # ids begin with their time of birth
     old = "SELECT bundle, position FROM outcome WHERE bundle < ? AND at < ? LIMIT ?"
     rows = connection.execute(old, (oldest_id, before, _AT_ONCE)).fetchall()
@@ -95,6 +95,7 @@ def expire(connection: sqlite3.Connection, before: float) -> None:
         "AND NOT EXISTS (SELECT 1 FROM message WHERE bundle = bundle.id)",
         {(bundle,) for bundle, _ in (*rows, *spans)},
     )
+    return max(len(rows), len(spans)) == _AT_ONCE
 
 
 def _write_singles(connection: sqlite3.Connection, records: Sequence[Record]) -> list[bool]:

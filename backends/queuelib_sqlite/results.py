@@ -28,6 +28,7 @@ __all__ = ["SqliteResults", "SqliteSettlement"]
 _OUTCOME = "outcome"  # the topic of clients that wait
 _LONGEST_NAP = 1.0  # seconds; a lost ring only delays
 _SWEEP_EVERY = 60.0  # seconds between two deletions of what was kept long enough
+_SWEEP_AGAIN = 1.0  # seconds until the next one where one was not enough: far more can go than come
 _OLD_MARKS = "DELETE FROM cancel WHERE at < ? AND NOT EXISTS (SELECT 1 FROM message WHERE bundle = cancel.bundle)"
 _FREE = "SELECT 1 FROM message WHERE bundle = ? AND owner IS NOT NULL"
 
@@ -43,7 +44,7 @@ class SqliteResults:
         self.keep = keep
         self._store = Store(path, synchronous="NORMAL")  # a power cut can only repeat a job
         self._bell: Bell | None = None
-        self._swept = 0.0
+        self._sweep_at = 0.0
 
     def accept(self, frames: Sequence[Outgoing]) -> None:
         """Remember bundles, whichever transport they travel over."""
@@ -155,11 +156,11 @@ class SqliteResults:
     def sweep(self, connection: sqlite3.Connection) -> None:
         """Now and then, delete what was kept long enough; inside the caller's transaction."""
         now = time.time()
-        if now - self._swept < _SWEEP_EVERY:
+        if now < self._sweep_at:
             return
-        self._swept = now
         before = now - self.keep
-        outcomes.expire(connection, before)
+        has_more = outcomes.expire(connection, before)
+        self._sweep_at = now + (_SWEEP_AGAIN if has_more else _SWEEP_EVERY)
         connection.execute(_OLD_MARKS, (before,))
         connection.execute("DELETE FROM worker WHERE until < ?", (now,))
 

@@ -72,6 +72,21 @@ def test_kept_long_enough(tmp_path: Path) -> None:
     assert results.fetch([done.keys[1], single.key]) == [None, None]
 
 
+def test_many_that_were_kept_long_enough_all_go_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep deletes a part; as long as there is more, the next one comes soon, so that the file does not grow."""
+    monkeypatch.setattr("queuelib_sqlite.outcomes._AT_ONCE", 10)
+    monkeypatch.setattr("queuelib_sqlite.results._SWEEP_AGAIN", 0.0)
+    url = f"sqlite:///{tmp_path}/a.db"
+    results = plugins.backend_for(url).results(url, "lab", 60.0)
+    old = new_bundle_id(time.time() - 100)
+    singles = [Record(Key(old, index), FAILED, 1, b"", time.time() - 100) for index in range(25)]
+    results.store(singles)
+    for _ in range(2):
+        results.store([])
+    assert results.fetch([record.key for record in singles]) == [None] * 25
+    results.close()
+
+
 def test_a_mark_is_kept_as_long_as_its_message(tmp_path: Path) -> None:
     """A cancelled job that waits for longer than outcomes are kept is not started then."""
     url = f"sqlite:///{tmp_path}/a.db"

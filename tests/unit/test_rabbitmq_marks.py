@@ -1,0 +1,53 @@
+"""What a RabbitMQ client remembers of cancel marks: not for ever those that it has handed on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from queuelib.ids import Key, new_bundle_id
+from queuelib_rabbitmq import wire
+from queuelib_rabbitmq.memory import Memory
+
+
+def cancel(memory: Memory, count: int) -> list[Key]:
+    """Have a memory read that jobs were cancelled."""
+    keys = [Key(new_bundle_id(1_800_000_000.0), index) for index in range(count)]
+    message: list[Any] = wire.decode(wire.encode(wire.CANCELS, keys, 0.0)) or []
+    memory.apply_control(message)
+    return keys
+
+
+def test_each_mark_comes_once() -> None:
+    """In order, behind the cursor."""
+    memory = Memory()
+    first = cancel(memory, 3)
+    found, cursor = memory.marks_after(None)
+    assert found == first
+    second = cancel(memory, 2)
+    found, cursor = memory.marks_after(cursor)
+    assert found == second
+    assert memory.marks_after(cursor)[0] == []
+
+
+def test_what_was_handed_on_is_not_kept() -> None:
+    """A worker that asks for ever keeps nothing of what it was told."""
+    memory = Memory()
+    cursor = None
+    for _ in range(100):
+        cancel(memory, 10)
+        _, cursor = memory.marks_after(cursor)
+    assert len(memory.marks_after(cursor)[0]) == len(memory._marks) == 0
+    assert memory.has_marks_after(cursor)
+
+
+def test_who_asks_for_all_of_them_later_has_to_read_again() -> None:
+    """And whoever had a cursor of the earlier reading gets them once more rather than missing one."""
+    memory = Memory()
+    cancel(memory, 3)
+    _, cursor = memory.marks_after(None)
+    memory.marks_after(cursor)
+    assert not memory.has_marks_after(None)
+    memory.clear_marks()
+    again = cancel(memory, 4)
+    assert memory.has_marks_after(None)
+    assert memory.marks_after(cursor)[0] == memory.marks_after(None)[0] == again
