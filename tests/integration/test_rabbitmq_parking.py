@@ -100,7 +100,7 @@ def taker(url: str, namespace: str) -> Iterator[Callable[..., Taker]]:
 def plain_connection(url: str) -> pika.BlockingConnection:
     """Connect without any of our own code but the URL's."""
     address = parse(url)
-    credentials = pika.PlainCredentials(address.user, address.password)
+    credentials = pika.PlainCredentials(address.user, address.password.reveal())
     return pika.BlockingConnection(
         pika.ConnectionParameters(address.host, address.port, address.vhost, credentials=credentials)
     )
