@@ -372,11 +372,17 @@ def _clean_redis(url: str, namespace: str) -> None:
             client.delete(*keys)
 
 
-def _clean_amqp(url: str, namespace: str) -> None:
+def plain_connection(url: str) -> pika.BlockingConnection:
+    """Connect without any of our own code but the URL's."""
     address = parse(url)
     credentials = pika.PlainCredentials(address.user, address.password.reveal())
-    parameters = pika.ConnectionParameters(address.host, address.port, address.vhost, credentials=credentials)
-    with closing(pika.BlockingConnection(parameters)) as connection:
+    return pika.BlockingConnection(
+        pika.ConnectionParameters(address.host, address.port, address.vhost, credentials=credentials)
+    )
+
+
+def _clean_amqp(url: str, namespace: str) -> None:
+    with closing(plain_connection(url)) as connection:
         channel = connection.channel()
         for name in (*COLORS, "results", "control", "workers", "quarantine"):
             channel.queue_delete(f"{namespace}.{name}")

@@ -11,7 +11,6 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import pika
 import pytest
 
 from queuelib.broker import open_lane
@@ -24,6 +23,7 @@ from queuelib.ports import QuarantineItem, Settled, TransportCapabilities, Trans
 from queuelib_rabbitmq import BACKEND
 from queuelib_rabbitmq.ladder import Ladder
 from queuelib_rabbitmq.transport import parse
+from tests.integration.lab import plain_connection
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -31,15 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from queuelib.ports import Delivery, Lane, ResultBackend
-
-
-def plain_connection(url: str) -> pika.BlockingConnection:
-    """Connect without any of our own code but the URL's."""
-    address = parse(url)
-    credentials = pika.PlainCredentials(address.user, address.password.reveal())
-    return pika.BlockingConnection(
-        pika.ConnectionParameters(address.host, address.port, address.vhost, credentials=credentials)
-    )
 
 
 @pytest.fixture

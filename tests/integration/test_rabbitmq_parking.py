@@ -23,6 +23,7 @@ from queuelib.message import Outgoing
 from queuelib_rabbitmq import BACKEND
 from queuelib_rabbitmq.transport import parse
 from tests.contract.cuts import Cuts
+from tests.integration.lab import plain_connection
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -95,15 +96,6 @@ def taker(url: str, namespace: str) -> Iterator[Callable[..., Taker]]:
     with closing(plain_connection(url)) as connection:
         for name in (*held, f"{namespace}.red", f"{namespace}.green"):
             connection.channel().queue_delete(name)
-
-
-def plain_connection(url: str) -> pika.BlockingConnection:
-    """Connect without any of our own code but the URL's."""
-    address = parse(url)
-    credentials = pika.PlainCredentials(address.user, address.password.reveal())
-    return pika.BlockingConnection(
-        pika.ConnectionParameters(address.host, address.port, address.vhost, credentials=credentials)
-    )
 
 
 def frame(body: bytes = b"x", color: str = "red") -> Outgoing:

@@ -21,7 +21,7 @@ from queuelib.ids import new_bundle_id
 from queuelib.message import Bundle, Limits
 from queuelib.ports import QuarantineItem
 from queuelib.settings import MAX_RETRIES
-from tests.integration.lab import WITHIN, results
+from tests.integration.lab import WITHIN, plain_connection, results
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def raw_into(lab: Lab, *entries: bytes, color: str = "yellow") -> None:
                 [(queue, "never", one) for one in entries],
             )
     else:
-        with closing(pika.BlockingConnection(pika.URLParameters(lab.url))) as connection:
+        with closing(plain_connection(lab.url)) as connection:
             for one in entries:
                 headers = {"x-death": "many", "x-delivery-count": -5, "ql-at": "then", "ql-due": "soon"}
                 connection.channel().basic_publish("", queue, one, pika.BasicProperties(headers=headers))
