@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Known"]
 
-_RECORD_BYTES = 300  # a record and its key in memory, without the body
+_RECORD_BYTES = 625  # a record and its key in memory, without the body: measured over 200,000 of them
 
 
 class Known:

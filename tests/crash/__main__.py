@@ -118,7 +118,7 @@ def _list(rows: dict[str, Row]) -> int:
         ]
         print(f"{row.name:>14}  {row.title} ({'; '.join(notes)})")
     for number, reason in LATER.items():
-        print(f"{number:>14}  not yet: {reason}")
+        print(f"{number:>14}  not here: {reason}")
     return 0
 
 

@@ -65,7 +65,7 @@ def page(records: Path) -> str:
         lines += ["", "## Rows", "", *_rows(results)]
     for title, pattern, module in (
         ("Beside other task queues", "peers-*.json", "tests.crash.peers.table"),
-        ("A million jobs", "soak-*.json", "tests.crash.soak"),
+        ("Soak", "soak-*.json", "tests.crash.soak"),
         ("Bounds", "bounds-*.json", "tests.crash.bounds"),
     ):
         for path in sorted(records.glob(pattern), reverse=True)[:1]:
@@ -92,7 +92,7 @@ def _rows(results: list[dict[str, Any]]) -> list[str]:
         by_row[_order(result["row"])].append(result)
     for number, reason in LATER.items():
         by_row[number, ""] = [
-            {"row": str(number), "title": f"not yet: {reason}", "broker": "", "ok": False, "figures": {}}
+            {"row": str(number), "title": f"not here: {reason}", "broker": "", "ok": False, "figures": {}}
         ]
     for key in sorted(by_row):
         same = by_row[key]

@@ -24,6 +24,7 @@ LATER = {
     54: "schedules are not built yet",
     55: "schedules are not built yet",
     63: "rate limits are not built yet",
+    64: "a program of its own: make soak",
 }
 _rows: dict[tuple[int, str], Row] = {}
 

@@ -408,6 +408,16 @@ class TestOnce:
             assert sorted(it.records()) == [(0, FAILED), (1, FAILED)]
 
 
+    def test_the_end_of_its_worker_ends_it(self) -> None:
+        """After an error, too: what a child has is not given back as if it had not started."""
+        with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
+            hold = it.receive(make_delivery(make_bundle(2)))
+            hold.put_back(1, 2)
+        assert it.records() == [(0, FAILED)]
+        last = it.settled()[-1]
+        assert (last.is_complete, [envelope.decode(one.frame).indexes for one in last.successors]) == (True, [[1]])
+
+
 class TestClaim:
     """A worker that was cut off for longer than its lease."""
 
