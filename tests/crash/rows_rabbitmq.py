@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 _RABBITMQ = ("rabbitmq",)
 _LONG = 300.0  # seconds; a server of its own needs up to a minute to start on a busy machine
-# Seconds: RabbitMQ 3.10 killed within about three of a node's first stream forgets to start its stream coordinator
-# again, and all streams stay down; eight later it does not. Nothing of ours can mend that.
-_FIRST_STREAM = 8.0
 _LATE = 1.0  # seconds beyond a deadline on a busy machine
 _PASSWORD = "canary-7b1e"
 _SOON = 10.0  # seconds from the server's return to the end of a new job
@@ -69,7 +66,6 @@ def killed(trial: Trial) -> None:
     server = trial.server
 
     def harm() -> None:
-        let_pass(_FIRST_STREAM)
         server.kill()
         let_pass(1.0)
         server.start()

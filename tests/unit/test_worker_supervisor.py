@@ -407,7 +407,6 @@ class TestOnce:
             it.settle()
             assert sorted(it.records()) == [(0, FAILED), (1, FAILED)]
 
-
     def test_the_end_of_its_worker_ends_it(self) -> None:
         """After an error, too: what a child has is not given back as if it had not started."""
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
