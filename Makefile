@@ -49,16 +49,19 @@ docs: $(VENV)/.dev ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
 crash: $(VENV)/.dev ## the fault rows, into docs/reliability.md: SEEDS=3 ROWS=1-66 BROKERS=sqlite,redis,rabbitmq; CRASH_ARGS='--list', '--help'
-	VENV=$(VENV) QUEUELIB_TEST_WAY=local scripts/with-servers -- $(BIN)/python -m tests.crash --rows $(ROWS) --seeds $(SEEDS) --brokers $(BROKERS) $(CRASH_ARGS)
+	VENV=$(VENV) QUEUELIB_TEST_WAY=local scripts/with-servers -- $(BIN)/python -m tests.crash --rows $(ROWS) --seeds $(SEEDS) --brokers $(BROKERS) \
+		--record docs/reliability/rows-$$(date +%F).jsonl $(CRASH_ARGS); status=$$?; $(BIN)/python -m tests.crash.report; exit $$status
 
 crash-quick: $(VENV)/.dev ## the fault rows that guard every change, with a lease of 1.5 s
 	VENV=$(VENV) QUEUELIB_TEST_WAY=local scripts/with-servers -- $(BIN)/python -m tests.crash --quick $(CRASH_ARGS)
 
 soak: $(VENV)/.dev ## a fault a minute, and nothing may grow: JOBS=1000000 BROKERS=sqlite,redis,rabbitmq SOAK_ARGS='--help'
 	$(BIN)/python -m tests.crash.soak --jobs $(JOBS) --brokers $(BROKERS) --record docs/reliability/soak-$$(date +%F).json $(SOAK_ARGS)
+	$(BIN)/python -m tests.crash.report
 
 bounds: $(VENV)/.dev ## a million waiting jobs, failures, results too large: JOBS=1000000 BROKERS=sqlite,redis,rabbitmq
 	$(BIN)/python -m tests.crash.bounds --delayed $(JOBS) --brokers $(BROKERS) --record docs/reliability/bounds-$$(date +%F).json
+	$(BIN)/python -m tests.crash.report
 
 build: $(VENV)/.dev ## wheel and source distribution into dist/
 	$(BIN)/python -m build --outdir dist .
