@@ -38,4 +38,4 @@ def test_what_cannot_be_tried_is_on_the_page(tmp_path: Path) -> None:
     """Rows of what is not built are listed with the reason."""
     (tmp_path / "rows-2027-01-15.jsonl").write_text(result("1", "redis", ok=True) + "\n", encoding="utf-8")
     text = page(tmp_path)
-    assert all(f"| {number} | not yet: {reason} |" in text for number, reason in LATER.items())
+    assert all(f"| {number} | not here: {reason} |" in text for number, reason in LATER.items())
