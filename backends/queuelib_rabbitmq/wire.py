@@ -170,9 +170,17 @@ def item_row(item: QuarantineItem) -> list[Any]:
 
 
 def item_of(row: Sequence[Any]) -> QuarantineItem:
-    """Read a quarantined message."""
-    name, color, reason, frame, at = row
-    return QuarantineItem(str(name), str(color), str(reason), bytes(frame), float(at))
+    """Read a quarantined message.
+
+    Raises:
+        ValueError: It is not ours.
+    """
+    match list(row):
+        case [str(name), str(color), str(reason), bytes(frame), (float() | int()) as at]:
+            return QuarantineItem(name, color, reason, frame, float(at))
+        case _:
+            msg = "a row of the quarantine that is not ours"
+            raise ValueError(msg)
 
 
 def worker_row(worker: WorkerInfo, until: float) -> list[Any]:
@@ -181,6 +189,29 @@ def worker_row(worker: WorkerInfo, until: float) -> list[Any]:
 
 
 def worker_of(row: Sequence[Any]) -> tuple[WorkerInfo, float]:
-    """Read that a worker lives, and until when."""
-    name, host, pid, colors, tasks, at, until = row
-    return WorkerInfo(str(name), str(host), int(pid), tuple(colors), tuple(tasks), float(at)), float(until)
+    """Read that a worker lives, and until when.
+
+    Raises:
+        ValueError: It is not ours.
+    """
+    match list(row):
+        case [
+            str(name),
+            str(host),
+            int(pid),
+            list(colors),
+            list(tasks),
+            (float() | int()) as at,
+            (float() | int()) as until,
+        ]:
+            return WorkerInfo(name, host, pid, _texts(colors), _texts(tasks), float(at)), float(until)
+        case _:
+            msg = "a row of workers that is not ours"
+            raise ValueError(msg)
+
+
+def _texts(values: Sequence[Any]) -> tuple[str, ...]:
+    if not all(type(value) is str for value in values):
+        msg = "a name that is no text"
+        raise ValueError(msg)
+    return tuple(values)

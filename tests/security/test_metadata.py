@@ -54,6 +54,21 @@ def test_s11_a_foreign_row_in_a_stream_is_skipped(row: Any) -> None:
     assert memory.best(KEY) is None
 
 
+def test_s06_a_deep_row_in_a_small_stream_is_skipped() -> None:
+    """A value nested hundreds of times stands where a name should: found by mutation, where it was to be shown as text."""
+    deep: Any = []
+    for _ in range(400):
+        deep = [deep]
+    for read, row in (
+        (wire.item_of, [deep, "red", "why", b"", 0.0]),
+        (wire.worker_of, [deep, "h", 1, [], [], 0.0, 0.0]),
+    ):
+        with pytest.raises(wire.FOREIGN):
+            read(row)
+    with pytest.raises(wire.FOREIGN):
+        wire.worker_of(["w", "h", 1, [deep], [], 0.0, 0.0])
+
+
 def test_s06_a_bomb_in_a_stream_is_skipped() -> None:
     """A stream's message of empty lists is no message."""
     count = 3_000_000
