@@ -60,9 +60,10 @@ def page(records: Path) -> str:
     notes = records / "notes.md"
     if notes.exists():
         lines += ["", *notes.read_text(encoding="utf-8").splitlines()]
-    for path in sorted(records.glob("rows-*.jsonl"), reverse=True)[:1]:
-        results = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        lines += ["", "## Rows", "", *_rows(results)]
+    for title, pattern in (("Rows", "rows-*.jsonl"), ("Recovery at the default lease", "recoveries-*.jsonl")):
+        for path in sorted(records.glob(pattern), reverse=True)[:1]:
+            results = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            lines += ["", f"## {title}", "", *_rows(results, with_later=title == "Rows")]
     for title, pattern, module in (
         ("Beside other task queues", "peers-*.json", "tests.crash.peers.table"),
         ("Soak", "soak-*.json", "tests.crash.soak"),
@@ -74,7 +75,7 @@ def page(records: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(results: list[dict[str, Any]]) -> list[str]:
+def _rows(results: list[dict[str, Any]], *, with_later: bool) -> list[str]:
     leases = sorted({result["lease"] for result in results})
     days = sorted({_day(result["at"]) for result in results})
     seeds = sorted({result["seed"] for result in results})
@@ -90,7 +91,7 @@ def _rows(results: list[dict[str, Any]]) -> list[str]:
     by_row: defaultdict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for result in results:
         by_row[_order(result["row"])].append(result)
-    for number, reason in LATER.items():
+    for number, reason in LATER.items() if with_later else ():
         by_row[number, ""] = [
             {"row": str(number), "title": f"not here: {reason}", "broker": "", "ok": False, "figures": {}}
         ]
@@ -122,7 +123,7 @@ def _cell(results: list[dict[str, Any]]) -> str:
     return "; ".join(parts)
 
 
-_COUNTS = ("jobs", "kills", "lost", "overlapping", "starts")
+_COUNTS = ("jobs", "kills of workers", "kills of children", "starts", "set aside")
 
 
 def _day(at: float) -> str:

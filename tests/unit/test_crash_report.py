@@ -26,11 +26,11 @@ def test_the_page_is_what_the_records_say() -> None:
 def test_a_failure_is_on_the_page(tmp_path: Path) -> None:
     """A cell says how many runs held, what they measured, and by its count that one did not."""
     lines = [result("1", "redis", ok=True, seed=1, death=[0.5, 0.7]), result("1", "redis", ok=False, seed=2),
-             result("10-full", "sqlite", ok=True, jobs=100_000, lost=0)]  # fmt: skip
+             result("10-full", "sqlite", ok=True, jobs=100_000, starts=100_002)]  # fmt: skip
     (tmp_path / "rows-2027-01-15.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     text = page(tmp_path)
     assert "| 1 | what 1 does |  | 1 of 2; death 0.60/0.70 |  |" in text
-    assert "| 10-full | what 10-full does | 1 of 1; jobs 100,000; lost 0 |  |  |" in text
+    assert "| 10-full | what 10-full does | 1 of 1; jobs 100,000; starts 100,002 |  |  |" in text
     assert "3 runs, 2 held, 1 failed" in text
 
 
