@@ -18,8 +18,7 @@ from queuelib import body
 from queuelib.ids import parse_job_id
 from queuelib.outcome import RUNNING
 from tests.contract.cuts import Cuts
-from tests.integration.lab import WITHIN, Lab, clean, let_pass, load_deeds
-from tests.integration.test_rabbitmq_parking import plain_connection
+from tests.integration.lab import WITHIN, Lab, clean, let_pass, load_deeds, plain_connection
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
