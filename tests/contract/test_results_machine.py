@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -48,13 +49,13 @@ class Results(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.namespace = f"m{uuid.uuid4().hex[:12]}"
-        self.ids = [new_bundle_id(1_800_000_000.0) for _ in range(_BUNDLES)]
-        self.unseen = new_bundle_id(1_800_000_000.0)
+        self.ids = [new_bundle_id(time.time()) for _ in range(_BUNDLES)]
+        self.unseen = new_bundle_id(time.time())
         self.results = self.open()
         self.expected: dict[Key, Record] = {}
         self.marks: set[Key] = set()
         self.aside: dict[str, QuarantineItem] = {}
-        self.now = 1_800_000_000.0
+        self.now = float(round(time.time()))  # an id's own time is where a stream is read from
 
     def open(self) -> ResultBackend:
         """Return a new instance."""

@@ -103,6 +103,7 @@ def test_s01_s02_pickle_yaml_and_raw_bytes_are_set_aside_unread(lab: Lab) -> Non
     """Whatever the body or the content type says, nothing is unpickled: an audit hook in each process hears of none."""
     trap = lab.folder / "trap"
     worker = spied(lab)
+    assert lab.deeds.square.submit(2).result(timeout=WITHIN) == 4  # so that there is a queue
     publish(lab, Bomb(trap), serializer="pickle")
     publish(lab, {"task": "os.system", "args": ["touch x"]}, serializer="json")
     publish(lab, "!!python/object/apply:os.system ['id']", content_type="application/x-yaml", content_encoding="utf-8")
@@ -190,6 +191,7 @@ def test_s37_a_message_that_came_before_its_time_goes_back(lab: Lab) -> None:
 def test_s37_forged_delivery_metadata_is_no_crash(lab: Lab) -> None:
     """Headers and columns of other types, negative counts and entries too short for a header: the next job runs."""
     worker = lab.ready_worker("--processes", "1")
+    assert lab.deeds.square.submit(2).result(timeout=WITHIN) == 4  # so that there is a queue
     good = envelope.encode(
         Bundle(new_bundle_id(time.time()), "deeds.square", "yellow", 1, [0], b"\x91\x91\x05", submitted=time.time())
     )
