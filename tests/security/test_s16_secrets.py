@@ -268,7 +268,9 @@ def live(app: Lab, url: str, namespace: str, folder: Path) -> str:
         said.append(
             "".join(traceback.format_exception(deeds.deed.submit(path, "d", "kill", 3).exception(timeout=60.0)))
         )
-        Lab("redis", url, namespace, folder, deeds).publish_raw([b"no envelope"])
+        stranger = Lab("redis", url, namespace, folder, deeds)
+        stranger.publish_raw([b"no envelope"])
+        stranger.close()
         stored = deeds.dispatcher.open_results()
         eventually(lambda: len(stored.quarantined()) == 2, within=WITHIN)
         said += [repr(stored.quarantined()), repr(stored.workers()), repr(stored), repr(vars(deeds.dispatcher))]
