@@ -115,8 +115,6 @@ def test_neighbors_of_a_killer_are_not_blamed(served: Lab) -> None:
 @pytest.mark.parametrize("is_waiting", [True, False], ids=["idle-second", "late-second"])
 def test_jobs_of_a_killed_worker_run_on_another(lab: Lab, *, is_waiting: bool) -> None:
     """The worker and all its children killed: what ran starts again on another worker, what was done does not."""
-    if lab.kind == "redis":
-        pytest.skip("kombu's stock Redis transport gives a dead worker's messages back after its visibility timeout")
     gate, history = lab.gate(), lab.history()
     done = lab.deeds.mark.submit_many([(history.path, f"done{i}") for i in range(10)])
     first = lab.worker("--processes", "2", "--name", "w1")
@@ -146,8 +144,6 @@ def test_jobs_of_a_killed_worker_run_on_another(lab: Lab, *, is_waiting: bool) -
 
 def test_jobs_survive_a_worker_that_dies_three_times_without_starting_them(lab: Lab) -> None:
     """Deaths of a worker count only for what had started: queued neighbors are not blamed."""
-    if lab.kind == "redis":
-        pytest.skip("kombu's stock Redis transport gives a dead worker's messages back after its visibility timeout")
     gate, history = lab.gate(), lab.history()
     jobs = lab.deeds.mark.submit_many([(history.path, f"j{i}", gate.path) for i in range(20)])
     for _ in range(3):
