@@ -15,7 +15,8 @@ from queuelib.errors import DecodeError
 from queuelib.worker import process
 
 if TYPE_CHECKING:
-    from queuelib.worker.children import Child, Crew, Report, Successes
+    from queuelib.worker.children import Child, Report, Successes
+    from queuelib.worker.crew import Crew
     from queuelib.worker.lease import Hold, Part
     from queuelib.worker.plan import Plan
 

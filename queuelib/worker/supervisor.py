@@ -43,7 +43,7 @@ from queuelib.worker.staff import STUCK_AFTER, Death, Staff
 
 if TYPE_CHECKING:
     from queuelib.ports import Lane
-    from queuelib.worker.children import Crew
+    from queuelib.worker.crew import Crew
     from queuelib.worker.plan import Plan
 
 __all__ = ["Supervisor"]

@@ -15,7 +15,7 @@ from queuelib.errors import BrokerUnavailable, JobLost
 from queuelib.ids import Key
 from queuelib.message import Limits
 from queuelib.outcome import FAILED, QUEUED, RETRYING, RUNNING, SUCCEEDED, Again, Failed, Record
-from queuelib.worker.children import ThreadCrew
+from queuelib.worker.crew import ThreadCrew
 from queuelib.worker.plan import Plan
 from queuelib.worker.staff import Death
 from queuelib.worker.supervisor import Supervisor
