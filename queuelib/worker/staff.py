@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from queuelib.worker.lease import Hold, Part
     from queuelib.worker.plan import Plan
 
-__all__ = ["Death", "Heard", "Staff"]
+__all__ = ["CUT_OFF", "INTERRUPTED", "STUCK_AFTER", "TOO_LONG", "Death", "Heard", "Staff"]
 
 _log = logging.getLogger("queuelib.worker")
 STUCK_AFTER = 0.005  # seconds; a running job that blocks others for longer loses them to an idle child
 _WORTH_SHARING = 0.010  # seconds of work that a child has before it, some of which an idle one takes over
+# Why a child was killed.
+CUT_OFF = "its worker was cut off from the broker"
+INTERRUPTED = "interrupted"
+TOO_LONG = "hard_timeout"
 _LAST_WORDS = 0.1  # seconds between the closing of a dying child's socket and its end
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import selectors
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from queuelib import body, faults
@@ -33,13 +33,15 @@ from queuelib.ports import Delivery, Settled, WorkerInfo
 from queuelib.settings import DEATHS
 from queuelib.worker.assign import Assigner
 from queuelib.worker.children import Child, Report, Successes
+from queuelib.worker.claims import Claims
 from queuelib.worker.intake import Intake
 from queuelib.worker.lease import Hold, Holds, Part
+from queuelib.worker.line import Line
 from queuelib.worker.link import Link
 from queuelib.worker.pace import QUICK, Pace
 from queuelib.worker.ready import Ready
 from queuelib.worker.settle import Ledger, forget_accepted, write
-from queuelib.worker.staff import STUCK_AFTER, Death, Staff
+from queuelib.worker.staff import CUT_OFF, INTERRUPTED, STUCK_AFTER, TOO_LONG, Death, Staff
 
 if TYPE_CHECKING:
     from queuelib.ports import Lane
@@ -49,9 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["Supervisor"]
 
 _log = logging.getLogger("queuelib.worker")
-_NOTICE = 25  # between info and warning: a daemon says it, a worker beside a program does not
 _LOOK_EVERY = 0.25  # seconds between two looks at limits and running times
-_RENEW_EVERY = 1.0  # seconds: heartbeats, the dead, what became due; five times a lease where that is shorter
 _ANNOUNCE_EVERY = 5.0
 _ANNOUNCE_FOR = 15.0  # three chances
 _MARKS_EVERY = 0.02  # a cancelled job is started at most this long after its mark
@@ -61,10 +61,6 @@ _LISTEN_AGAIN = 0.020  # a child that has more to run rings at most every 10 ms:
 _SHOW_RUNNING_AFTER = 1.0  # a state that costs a write is only published for jobs that last
 _BURST_QUIET = 0.5  # seconds without a delivery after which a transport that pushes has nothing for us
 _MOST_MARKS = 100_000  # bundles of which cancelled jobs are remembered
-_INTERRUPTED = "interrupted"
-_TOO_LONG = "hard_timeout"
-_CUT_OFF = "its worker was cut off from the broker"
-_EXCLUSIVE_FOR = 0.8  # of a lease: then an exclusive job is killed
 _LAST_SECONDS = 2.0  # for interrupted handlers to put things in order
 _EARLY = 60.0  # seconds before its due time from which on a message is held here; clocks differ
 _RETRY_OVERLAP = 1.0  # seconds until a message is looked at again of whose jobs some run here by another delivery
@@ -79,7 +75,6 @@ class Supervisor:
         self._clock = clock
         self._tasks = frozenset(crew.manifest["tasks"])
         self._once = frozenset(crew.manifest["once"])
-        self._exclusive = frozenset(crew.manifest["exclusive"])
         self._ready = Ready(plan.palette, plan.colors)
         self._pace = Pace()
         self._assigner = Assigner(plan, self._ready, self._pace)
@@ -101,14 +96,10 @@ class Supervisor:
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._wake_write.setblocking(False)  # noqa: FBT003 - socket's own signature
-        self._selector.register(self._wake_read, selectors.EVENT_READ)
-        self._lane_fd: int | None = None
-        self._is_lane_muted = False  # its descriptor is readable, and there is no room
-        self._dry: set[str] = set()  # colors that had less than asked for, on a transport that tells when there is more
-        self._lease = float("inf") if link.lease is None else link.lease
-        self._renew_every = min(_RENEW_EVERY, self._lease / 5)
-        self._claimed_at = clock.monotonic()  # the last moment at which our claims are known to have held
-        self._guarded: tuple[Child, ...] = ()  # children that have exclusive jobs
+        self._selector.register(self._wake_read, selectors.EVENT_READ, "wake")
+        self._line = Line(link, self._selector, self._on_lost, rests=not plan.burst)
+        exclusive = crew.manifest["exclusive"]
+        self._claims = Claims(self._line, self._holds, self._staff, exclusive, self._on_taken_over, clock.monotonic())
         self.ticked_at = clock.monotonic()
         self._stops = 0
         self._stop_at = 0.0
@@ -149,9 +140,7 @@ class Supervisor:
 
     def kill_exclusive(self, now: float) -> None:
         """Kill exclusive jobs if the claim on them is about to end; safe in other threads."""
-        if now >= self._claimed_at + self._lease * _EXCLUSIVE_FOR:
-            for child in self._guarded:
-                child.kill(_CUT_OFF)
+        self._claims.kill_exclusive(now)
 
     # The loop.
 
@@ -194,10 +183,11 @@ class Supervisor:
                 self._listen_at = 0.0
             elif isinstance(key.data, Child):
                 noisy.add(key.data)
-            elif key.fileobj is self._wake_read:
+            elif key.data == "wake":
                 _drain(self._wake_read)
-            elif key.fd == self._lane_fd:
-                self._hear_lane()
+            elif key.data == "lane":
+                has_room = not self._stops and any(self._assigner.room(self._staff.working).values())
+                self._line.hear(self._plan.colors, has_room=has_room)
             elif key.data == "owner":
                 self._selector.unregister(key.fileobj)
                 self._stops = max(self._stops, 1)
@@ -208,19 +198,19 @@ class Supervisor:
         now = self._clock.monotonic()
         pause = min(_LOOK_EVERY, self._listen_at - now)
         lane = self._link.lane
-        if lane is not None and self._lane_fd is None and not self._stops:
+        if lane is not None and self._line.fd is None and not self._stops:
             pause = min(pause, _POLL)
         has_idle = self._staff.has_idle
         if self._staff.has_unstarted:
             pause = min(pause, STUCK_AFTER if has_idle else _MARKS_EVERY)
         if has_idle and lane is not None and not self._stops:
-            due = self._try(lane.next_due)
+            due = self._line.attempt(lane.next_due)
             soonest = min((at for at in (due, self._ready.next_due()) if at is not None), default=None)
             if soonest is not None:
                 wait = soonest - self._clock.wall()
                 pause = min(pause, max(wait, _POLL))  # it may be overdue: the server is away, or there is no room
                 if wait <= 0:
-                    self._dry.clear()
+                    self._line.look_again()
         if self._ledger:
             pause = min(pause, self._settle_at - now)
         end = self._kill_at or self._stop_at
@@ -241,7 +231,7 @@ class Supervisor:
         for death in heard.deaths:
             self._account_for(death)
         self._staff.refill()  # after all that was heard is in the books: it may fail
-        self._note_exclusive()
+        self._claims.guard()
 
     def _enter(self, reports: Sequence[Successes | Report]) -> None:
         """Enter what children reported, and note how long it took: of jobs of one task in a row by their mean."""
@@ -284,7 +274,7 @@ class Supervisor:
         hold, at = death.hold, death.at
         bundle = hold.bundle
         is_once, how = bundle.task in self._once, death.why or death.how
-        if death.why == _TOO_LONG and death.was_meant:
+        if death.why == TOO_LONG and death.was_meant:
             text = f"killed: it ran longer than its hard_timeout of {bundle.limits.hard_timeout:g} s"
             report = body.of_failure(bundle.task, "TimeoutError", text)
             self._end(hold, at, Failed(report) if is_once else Again(None, report))
@@ -292,7 +282,7 @@ class Supervisor:
         if is_once:
             self._end(hold, at, Failed(body.of_loss(bundle.task, f"its process ended ({how}) while it ran")))
             return
-        if death.why in {_INTERRUPTED, _CUT_OFF} or not death.was_meant:
+        if death.why in {INTERRUPTED, CUT_OFF} or not death.was_meant:
             self._put_back([Part(hold, at, at + 1)])
             return
         deaths = hold.starts.get(at, 0) + 1
@@ -326,67 +316,23 @@ class Supervisor:
     def _connect(self) -> None:
         now = self._clock.monotonic()
         if self._link.connect() and self._link.lane is not None:
-            self._dry.clear()
-            self._claim(now)
+            self._claims.held(now)
             self._taken_at = self._clock.monotonic()
-            for note in self._link.lane.notes():
-                _log.log(_NOTICE, "%s", note)
-            self._lane_fd = self._try(self._link.lane.fileno)
-            if self._lane_fd is not None:
-                self._selector.register(self._lane_fd, selectors.EVENT_READ)
+            self._line.listen(self._link.lane)
 
-    def _try(self, operation: Callable[..., Any], *arguments: Any) -> Any:
-        """Call the broker or the result backend; after a failure return None and let the link recover."""
-        try:
-            return operation(*arguments)
-        except BrokerUnavailable as error:
-            self._lose(error)
-            return None
-
-    def _lose(self, error: BrokerUnavailable) -> None:
-        self._dry.clear()
-        if self._link.keeps_claims or self._is_lane_well():
-            self._link.failed(error, keeps_lane=True)
-            return
-        fd, self._lane_fd = self._lane_fd, None
-        if fd is not None and not self._is_lane_muted:
-            self._selector.unregister(fd)
-        self._is_lane_muted = False
-        self._link.failed(error)
-        for child in self._guarded:
-            child.kill(_CUT_OFF)  # others may have them already
-        recalled = self._staff.recall_all()  # what has started goes on, and nothing more of this starts
+    def _on_lost(self) -> None:
+        """Let go of all that was taken over a connection that is gone; what has started goes on."""
+        self._claims.cut_off()
+        recalled = self._staff.recall_all()  # nothing more of this starts
         self._holds.lose()
         self._put_back(recalled)
         self._ready.drain()
         self._postponed.clear()
 
-    def _is_lane_well(self) -> bool:
-        """Whether it was the results' own server that failed: what runs here is still ours then."""
-        lane = self._link.lane
-        if lane is None or self._link.door is not None:
-            return False
-        try:
-            lane.renew()
-        except BrokerUnavailable:
-            return False
-        return True
-
-    def _hear_lane(self) -> None:
-        """Note that there may be something to take; where there is no room for it, listen no more until there is."""
-        self._dry.clear()
-        if self._stops or not any(self._assigner.room(self._staff.working).values()):
-            fd, lane = self._lane_fd, self._link.lane
-            if lane is not None and self._link.may_try:
-                self._try(lane.take, dict.fromkeys(self._plan.colors, 0))  # so that it reads what it was sent
-            if fd is not None and fd == self._lane_fd:
-                self._selector.unregister(fd)
-                self._is_lane_muted = True
-
-    def _unmute_lane(self) -> None:
-        if self._is_lane_muted and self._lane_fd is not None:
-            self._selector.register(self._lane_fd, selectors.EVENT_READ)
-        self._is_lane_muted = False
+    def _on_taken_over(self) -> None:
+        """Let go of deliveries that others have taken over."""
+        self._put_back(self._staff.recall_all())
+        self._ready.discard_lost(self._clock.wall())
 
     def _may_settle(self) -> bool:
         """Whether to settle now: at once, except that outcomes of quick jobs wait a moment for each other."""
@@ -412,7 +358,7 @@ class Supervisor:
         try:
             self._write(ours, lane)
         except BrokerUnavailable as error:
-            self._lose(error)
+            self._line.lose(error)
             self._unsettled = ours + self._unsettled
             return
         self._link.recovered()
@@ -444,7 +390,7 @@ class Supervisor:
         """
         for at, entry in enumerate(batch):
             successes = [record for record in entry.records if record.state == SUCCEEDED]
-            if successes and self._try(self._link.results.store, successes, entry.reply) is None:
+            if successes and self._line.attempt(self._link.results.store, successes, entry.reply) is None:
                 self._unsettled += batch[at:]
                 return
             if entry.is_complete:
@@ -459,67 +405,29 @@ class Supervisor:
             for key in [key for record in dropped for key in record.keys]:
                 hold.reopen(key.index)
 
-    def _renew(self, lane: Lane, now: float) -> None:
-        """Keep our claims; after a silence longer than the lease, find out first which are left."""
-        silence = self._try(lane.renew)
-        if silence is None:
-            return
-        if now > self._claimed_at + self._lease and not self._find_lost(lane):
-            return
-        self._claim(now - silence)
-
-    def _claim(self, at: float) -> None:
-        self._claimed_at = at
-        self._staff.claim(at + self._lease)
-
-    def _find_lost(self, lane: Lane) -> bool:
-        """Let go of what others have taken over; return False if the server does not say."""
-        lost = self._try(lane.find_lost, [hold.delivery for hold in self._holds if not hold.delivery.is_lost])
-        if lost is None:
-            return False
-        for delivery in lost:
-            delivery.is_lost = True
-        if lost:
-            _log.warning(
-                "%d deliveries belong to other workers after a silence of more than %g s", len(lost), self._lease
-            )
-            self._put_back(self._staff.recall_all())
-            self._ready.discard_lost(self._clock.wall())
-        return True
-
     def _take(self) -> None:
         lane = self._link.lane
         if lane is None or not self._link.may_try:
             return
         self._ready.promote(self._clock.wall())
         room = self._assigner.room(self._staff.working)
-        if not any(count > 0 and color not in self._dry for color, count in room.items()):
+        if not self._line.may_have(room):
             return
-        self._unmute_lane()
-        deliveries = self._try(lane.take, room)
+        deliveries = self._line.take(lane, room)
         self._empty_takes = 0 if deliveries else self._empty_takes + 1
         if deliveries or not self._staff.is_idle:
             self._taken_at = self._clock.monotonic()
-        wakes = self._lane_fd is not None and lane.capabilities.wakes and lane.capabilities.has_batch_verbs
-        if wakes and not self._plan.burst:
-            self._note_dry(room, deliveries or ())
         if deliveries:
             if faults.ACTIVE:
                 faults.point("after_take")
             self._receive(deliveries)
-
-    def _note_dry(self, room: Mapping[str, int], deliveries: Iterable[Delivery]) -> None:
-        left = dict(room)
-        for delivery in deliveries:
-            left[delivery.color] -= 1
-        self._dry = {color for color, count in left.items() if count > 0}
 
     def _receive(self, deliveries: list[Delivery]) -> None:
         try:
             taken = self._intake.read(deliveries, lambda: self._link.results)
         except BrokerUnavailable as error:
             self._give_back(deliveries, 1.0)
-            self._lose(error)
+            self._line.lose(error)
             return
         self._unsettled += taken.settled
         for delivery in taken.postponed:
@@ -597,7 +505,7 @@ class Supervisor:
             if lane is not None:
                 lane.give_back(deliveries, delay)
         except BrokerUnavailable as error:
-            self._lose(error)
+            self._line.lose(error)
             if self._link.keeps_claims:
                 self._stranded.append((deliveries, delay))
 
@@ -607,7 +515,7 @@ class Supervisor:
         if not self._ready.count:
             # Idle children get what others were handed and have not started.
             self._put_back(self._staff.recall_stuck(self._clock.monotonic()))
-        if not self._ready.count or self._clock.monotonic() > self._claimed_at + self._lease:
+        if not self._ready.count or not self._claims.may_start(self._clock.monotonic()):
             return
         hungry = self._assigner.hungry(self._staff.working)
         if not hungry:
@@ -619,7 +527,7 @@ class Supervisor:
             batch = self._marked(batch)
             if batch:
                 child.hand(batch)
-                self._note_exclusive()
+                self._claims.guard()
 
     def _has_ended(self, part: Part) -> bool:
         """Whether jobs that were to start had better not: those that may are put back then."""
@@ -655,7 +563,7 @@ class Supervisor:
         for part in suspects:
             part.hold.mark(part.at)
         once = [part.hold.delivery for part in suspects if part.hold.bundle.task in self._once]
-        lost = self._try(lane.find_lost, once) if once else ()
+        lost = self._line.attempt(lane.find_lost, once) if once else ()
         if lost is None:
             self._put_back(batch)
             return []
@@ -663,17 +571,13 @@ class Supervisor:
             delivery.is_lost = True
         return [part for part in batch if not part.hold.delivery.is_lost]
 
-    def _note_exclusive(self) -> None:
-        if self._exclusive:
-            self._guarded = self._staff.having(self._exclusive)
-
     def _note(self, jobs: Iterable[tuple[Hold, int]], state: str, more_starts: int) -> Sequence[bool] | None:
         now = self._clock.wall()
         records = [
             Record(hold.key(at), state, hold.bundle.attempt, body.of_starts(hold.starts.get(at, 0) + more_starts), now)
             for hold, at in jobs
         ]
-        stand: Sequence[bool] | None = self._try(self._link.results.store, records)
+        stand: Sequence[bool] | None = self._line.attempt(self._link.results.store, records)
         return stand
 
     def _make_way(self, was_waiting: set[str]) -> None:
@@ -689,12 +593,12 @@ class Supervisor:
     def _look_around(self) -> None:
         now = self._clock.monotonic()
         lane = self._link.lane
-        if lane is not None and self._is_time("renew", self._renew_every, now) and self._link.may_try:
-            self._renew(lane, now)
+        if lane is not None and self._is_time("renew", self._claims.renew_every, now) and self._link.may_try:
+            self._claims.renew(lane, now)
         if self._is_time("announce", _ANNOUNCE_EVERY, now):
             self._announce(_ANNOUNCE_FOR)
         if self._is_time("look", _LOOK_EVERY, now):
-            self._dry.clear()  # should a wake-up have been missed
+            self._line.look_again()  # should a wake-up have been missed
             self._look_at_children(now)
             self._retry_postponed(now)
             self._staff.tidy()
@@ -706,7 +610,7 @@ class Supervisor:
             hard = hold.bundle.limits.hard_timeout
             if hard is not None and seconds > hard and child.pid:
                 child.doomed = number
-                child.kill(_TOO_LONG)
+                child.kill(TOO_LONG)
             elif seconds > _SHOW_RUNNING_AFTER and at not in hold.marked:
                 hold.mark(at)
                 lasting.append((hold, at))
@@ -726,7 +630,7 @@ class Supervisor:
     def _read_marks(self, every: float) -> None:
         if not self._is_time("marks", every, self._clock.monotonic()):
             return
-        marks = self._try(self._link.results.cancelled, self._cursor)
+        marks = self._line.attempt(self._link.results.cancelled, self._cursor)
         if marks is None:
             return
         self._cursor = marks.cursor
@@ -747,7 +651,7 @@ class Supervisor:
     def _announce(self, lifetime: float) -> None:
         colors, tasks = tuple(self._plan.colors), tuple(sorted(self._tasks))
         info = WorkerInfo(self._plan.name, socket.gethostname(), os.getpid(), colors, tasks, self._clock.wall())
-        self._try(self._link.results.announce, info, lifetime)
+        self._line.attempt(self._link.results.announce, info, lifetime)
 
     def _is_time(self, name: str, every: float, now: float) -> bool:
         if now - self._timers.get(name, float("-inf")) < every:
@@ -775,13 +679,13 @@ class Supervisor:
             self._staff.stop_hiring()
             self._put_back(self._staff.recall_all())
             if self._link.lane is not None:
-                self._try(self._link.lane.stop_taking)
+                self._line.attempt(self._link.lane.stop_taking)
         now = self._clock.monotonic()
         if self._kill_at and now >= self._kill_at:
-            self._staff.kill(_INTERRUPTED)
+            self._staff.kill(INTERRUPTED)
         elif not self._kill_at and (self._stops > 1 or now >= self._stop_at):
             self._kill_at = now + _LAST_SECONDS
-            self._staff.interrupt(_INTERRUPTED)
+            self._staff.interrupt(INTERRUPTED)
         self._ready.drain()
         self._leave_to_others()
 
@@ -807,7 +711,7 @@ class Supervisor:
 
     def _close(self) -> None:
         # After an error jobs may still run, and others have them as soon as they are back.
-        self._staff.kill(_INTERRUPTED)
+        self._staff.kill(INTERRUPTED)
         for hold in self._holds:
             if hold.bundle.task in self._once:
                 for at in hold.handed():
@@ -815,7 +719,7 @@ class Supervisor:
         self._unsettled += self._ledger.take_all()
         self._give_everything_back()
         self._announce(0.0)
-        self._staff.close(_INTERRUPTED)
+        self._staff.close(INTERRUPTED)
         self._link.close()
         self._selector.close()
         self._wake_read.close()
@@ -838,10 +742,10 @@ class Supervisor:
         ]
         self._uncount(hold for hold in ours if hold.is_untouched)
         if whole and self._link.lane is not None:
-            self._try(lane.give_back, whole)
+            self._line.attempt(lane.give_back, whole)
         parts = [entry for entry in self._unsettled if not entry.delivery.is_lost] + parts
         if parts and self._link.lane is not None:
-            self._try(write, parts, lane, self._link.results, self._link.door)
+            self._line.attempt(write, parts, lane, self._link.results, self._link.door)
 
 
 def _split(part: Part) -> list[Part]:

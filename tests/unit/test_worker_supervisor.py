@@ -195,7 +195,7 @@ class TestLoss:
             hold = it.receive(delivery)
             it.fail(hold, 0)
             if not keeps_claims:
-                it.supervisor._lose(BrokerUnavailable("gone"))
+                it.supervisor._line.lose(BrokerUnavailable("gone"))
             it.link.may_try = True
             it.settle()
             it.link.lane, it.link.door = Lane(it.link.log), Door(it.link.results, is_ours=True)
@@ -212,7 +212,7 @@ class TestLoss:
         with desk(Link(keeps_claims=False)) as it:
             delivery = make_delivery(make_bundle(1))
             it.succeed(it.receive(delivery), 0)
-            it.supervisor._lose(BrokerUnavailable("gone"))
+            it.supervisor._line.lose(BrokerUnavailable("gone"))
             it.link.may_try, it.link.results.error = True, BrokerUnavailable("gone")
             it.settle()
             it.link.may_try, it.link.results.error = True, None
@@ -467,7 +467,7 @@ class TestClaim:
         """Not earlier, and not while the claim is renewed."""
         with desk(self.link()) as it:
             killed: list[str] = []
-            it.supervisor._guarded = (SimpleNamespace(kill=killed.append),)
+            it.supervisor._claims._guarded = (SimpleNamespace(kill=killed.append),)
             began = it.time.now
             it.supervisor.kill_exclusive(began + 11.0)
             assert killed == []
@@ -476,4 +476,4 @@ class TestClaim:
             self.cut_off(it, 11.0)
             it.supervisor.kill_exclusive(began + 12.5)
             assert len(killed) == 1
-            it.supervisor._guarded = ()
+            it.supervisor._claims._guarded = ()
