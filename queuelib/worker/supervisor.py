@@ -21,30 +21,27 @@ from queuelib.outcome import (
     EXPIRED,
     QUEUED,
     RUNNING,
-    SUCCEEDED,
     Again,
     Failed,
     NotRun,
-    Outcome,
     Quarantined,
     Record,
 )
 from queuelib.ports import Delivery, Settled, WorkerInfo
 from queuelib.settings import DEATHS
 from queuelib.worker.assign import Assigner
-from queuelib.worker.children import Child, Report, Successes
+from queuelib.worker.books import Books
+from queuelib.worker.children import Child
 from queuelib.worker.claims import Claims
 from queuelib.worker.intake import Intake
 from queuelib.worker.lease import Hold, Holds, Part
 from queuelib.worker.line import Line
 from queuelib.worker.link import Link
-from queuelib.worker.pace import QUICK, Pace
+from queuelib.worker.pace import Pace
 from queuelib.worker.ready import Ready
-from queuelib.worker.settle import Ledger, forget_accepted, write
 from queuelib.worker.staff import CUT_OFF, INTERRUPTED, STUCK_AFTER, TOO_LONG, Death, Staff
 
 if TYPE_CHECKING:
-    from queuelib.ports import Lane
     from queuelib.worker.crew import Crew
     from queuelib.worker.plan import Plan
 
@@ -56,7 +53,6 @@ _ANNOUNCE_EVERY = 5.0
 _ANNOUNCE_FOR = 15.0  # three chances
 _MARKS_EVERY = 0.02  # a cancelled job is started at most this long after its mark
 _POLL = 0.005  # for transports that cannot wake us
-_SETTLE_EVERY = 0.020  # what quick jobs lose at most when the worker dies is run again in as little time
 _LISTEN_AGAIN = 0.020  # a child that has more to run rings at most every 10 ms: what it reported since is read then
 _SHOW_RUNNING_AFTER = 1.0  # a state that costs a write is only published for jobs that last
 _BURST_QUIET = 0.5  # seconds without a delivery after which a transport that pushes has nothing for us
@@ -78,17 +74,12 @@ class Supervisor:
         self._ready = Ready(plan.palette, plan.colors)
         self._pace = Pace()
         self._assigner = Assigner(plan, self._ready, self._pace)
-        self._ledger = Ledger(clock, link.keys)
         self._intake = Intake(self._tasks, plan.colors, plan.patience, clock, once=self._once, keys=link.keys)
         self._holds = Holds()
-        self._unsettled: list[Settled] = []
         self._postponed: list[tuple[float, Delivery]] = []
         self._stranded: list[tuple[Sequence[Delivery], float]] = []  # could not be given back yet, and for how long
         self._cancelled: dict[bytes, set[int]] = {}
         self._cursor: Any = None
-        self._is_pressing = False  # an outcome is in the ledger that must not wait
-        self._is_in_doubt = False  # what is unsettled may have been written: only the answer was lost
-        self._settle_at = 0.0
         self._listen_at = float("inf")
         self._timers: dict[str, float] = {}
         self._selector = selectors.DefaultSelector()
@@ -98,6 +89,7 @@ class Supervisor:
         self._wake_write.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._selector.register(self._wake_read, selectors.EVENT_READ, "wake")
         self._line = Line(link, self._selector, self._on_lost, rests=not plan.burst)
+        self._books = Books(self._line, self._holds, self._pace, plan.name, clock)
         exclusive = crew.manifest["exclusive"]
         self._claims = Claims(self._line, self._holds, self._staff, exclusive, self._on_taken_over, clock.monotonic())
         self.ticked_at = clock.monotonic()
@@ -106,8 +98,6 @@ class Supervisor:
         self._kill_at = 0.0
         self._empty_takes = 0
         self._taken_at = clock.monotonic()
-        self._finished = 0
-        self._ran_by: dict[int, str] = {}
         self.on_ready: Callable[[], None] = lambda: None
 
     # Orders from outside; safe in signal handlers and other threads.
@@ -136,7 +126,7 @@ class Supervisor:
     @property
     def finished(self) -> int:
         """How many jobs ended here."""
-        return self._finished
+        return self._books.finished
 
     def kill_exclusive(self, now: float) -> None:
         """Kill exclusive jobs if the claim on them is about to end; safe in other threads."""
@@ -161,8 +151,7 @@ class Supervisor:
         noisy = self._wait()
         self._hear(noisy)
         self._look_around()  # before what may fail: a claim is renewed also while outcomes cannot be written
-        if self._may_settle():
-            self._settle()
+        self._settle()
         self._connect()
         if self._stops:
             self._wind_down()
@@ -171,8 +160,7 @@ class Supervisor:
             if self._staff.has_unstarted:
                 self._read_marks(_MARKS_EVERY)  # what a child was handed may be cancelled as well
             self._hand_out()
-        if self._may_settle():
-            self._settle()
+        self._settle()
 
     def _wait(self) -> set[Child]:
         """Wait until there is something to do; return the children whose descriptors say something."""
@@ -211,8 +199,7 @@ class Supervisor:
                 pause = min(pause, max(wait, _POLL))  # it may be overdue: the server is away, or there is no room
                 if wait <= 0:
                     self._line.look_again()
-        if self._ledger:
-            pause = min(pause, self._settle_at - now)
+        pause = min(pause, self._books.rest(now))
         end = self._kill_at or self._stop_at
         return min(pause, end - now) if end > now else pause
 
@@ -226,48 +213,12 @@ class Supervisor:
         elif self._listen_at <= now:
             # The bell may be older than what was read with the last one; what comes now rings again.
             self._listen_at = now + _LISTEN_AGAIN if self._listen_at == 0.0 else float("inf")
-        self._enter(heard.reports)
+        self._books.enter(heard.reports)
         self._put_back(heard.returned)
         for death in heard.deaths:
             self._account_for(death)
         self._staff.refill()  # after all that was heard is in the books: it may fail
         self._claims.guard()
-
-    def _enter(self, reports: Sequence[Successes | Report]) -> None:
-        """Enter what children reported, and note how long it took: of jobs of one task in a row by their mean."""
-        task, color, seconds, count = "", "", 0.0, 0
-        for report in reports:
-            hold = report.hold
-            bundle = hold.bundle
-            if bundle.task != task or bundle.color != color:
-                self._note_pace(task, color, seconds, count)
-                task, color, seconds, count = bundle.task, bundle.color, 0.0, 0
-            seconds += report.elapsed
-            if isinstance(report, Successes):
-                ran_by = self._ran_by.get(report.pid) or self._name(report.pid)
-                at, number, data = report.at, report.count, report.data
-                self._finished += self._ledger.succeed(hold, at, number, data, report.elapsed, ran_by)
-                count += number
-            else:
-                self._end(hold, report.at, report.outcome)
-                count += 1
-        self._note_pace(task, color, seconds, count)
-
-    def _note_pace(self, task: str, color: str, seconds: float, count: int) -> None:
-        if count:
-            self._pace.ran(task, color, seconds / count, count)
-            self._is_pressing = self._is_pressing or seconds / count > QUICK
-
-    def _name(self, pid: int) -> str:
-        """Return who ran what a child reports, as the records say it."""
-        if len(self._ran_by) > 1000:  # noqa: PLR2004 - far more children than live at once
-            self._ran_by.clear()
-        name = self._ran_by[pid] = f"{self._plan.name}/{pid or os.getpid()}"
-        return name
-
-    def _end(self, hold: Hold, at: int, outcome: Outcome) -> None:
-        if self._ledger.add(hold, at, outcome):
-            self._finished += 1
 
     def _account_for(self, death: Death) -> None:
         """Decide what becomes of a job whose child died while it ran."""
@@ -277,10 +228,10 @@ class Supervisor:
         if death.why == TOO_LONG and death.was_meant:
             text = f"killed: it ran longer than its hard_timeout of {bundle.limits.hard_timeout:g} s"
             report = body.of_failure(bundle.task, "TimeoutError", text)
-            self._end(hold, at, Failed(report) if is_once else Again(None, report))
+            self._books.end(hold, at, Failed(report) if is_once else Again(None, report))
             return
         if is_once:
-            self._end(hold, at, Failed(body.of_loss(bundle.task, f"its process ended ({how}) while it ran")))
+            self._books.end(hold, at, Failed(body.of_loss(bundle.task, f"its process ended ({how}) while it ran")))
             return
         if death.why in {INTERRUPTED, CUT_OFF} or not death.was_meant:
             self._put_back([Part(hold, at, at + 1)])
@@ -288,7 +239,7 @@ class Supervisor:
         deaths = hold.starts.get(at, 0) + 1
         _log.warning("child %d died (%s) while it ran %s, death %d", death.pid, how, job_id(*hold.key(at)), deaths)
         if deaths >= DEATHS:
-            self._end(hold, at, Quarantined(f"{deaths} processes died while they ran it, the last one by {how}"))
+            self._books.end(hold, at, Quarantined(f"{deaths} processes died while they ran it, the last one by {how}"))
             return
         hold.suspect(at, deaths)
         hold.unmark([at])
@@ -334,76 +285,12 @@ class Supervisor:
         self._put_back(self._staff.recall_all())
         self._ready.discard_lost(self._clock.wall())
 
-    def _may_settle(self) -> bool:
-        """Whether to settle now: at once, except that outcomes of quick jobs wait a moment for each other."""
-        if not self._ledger or self._is_pressing or self._staff.is_idle:
-            return True
-        return self._clock.monotonic() >= self._settle_at
-
     def _settle(self) -> None:
-        self._is_pressing = False
-        self._settle_at = self._clock.monotonic() + _SETTLE_EVERY
-        if self._ledger:
-            self._unsettled += self._ledger.take_all()
-        if not self._unsettled or not self._link.may_try:
+        """Write outcomes now; those of quick jobs wait a moment for each other while others run."""
+        if self._books.may_wait() and not self._staff.is_idle:
             return
-        batch, self._unsettled = self._unsettled, []
-        ours = [entry for entry in batch if not entry.delivery.is_lost]
-        if len(ours) < len(batch):
-            self._settle_lost([entry for entry in batch if entry.delivery.is_lost])
-        lane = self._link.lane
-        if not ours or lane is None:
-            self._unsettled += ours
-            return
-        try:
-            self._write(ours, lane)
-        except BrokerUnavailable as error:
-            self._line.lose(error)
-            self._unsettled = ours + self._unsettled
-            return
-        self._link.recovered()
-        are_lost = False
-        for entry in ours:
-            if entry.is_complete:
-                self._holds.discard(entry.delivery)
-            elif entry.delivery.is_lost:
-                self._reopen(entry, [record for record in entry.records if record.state != SUCCEEDED])
-            are_lost = are_lost or entry.delivery.is_lost
-        if are_lost:
+        if self._books.settle():
             self._ready.discard_lost(self._clock.wall())
-
-    def _write(self, batch: list[Settled], lane: Lane) -> None:
-        if self._is_in_doubt:
-            forget_accepted(batch, self._link.results)
-        self._is_in_doubt = True
-        if faults.ACTIVE:
-            faults.point("before_settle")
-        write(batch, lane, self._link.results, self._link.door)
-        if faults.ACTIVE:
-            faults.point("after_settle")
-        self._is_in_doubt = False
-
-    def _settle_lost(self, batch: Sequence[Settled]) -> None:
-        """Store the successes of deliveries that another worker speaks for; what cannot be stored now is kept.
-
-        It is not dropped then: should the message come back to this worker first, it need not run again.
-        """
-        for at, entry in enumerate(batch):
-            successes = [record for record in entry.records if record.state == SUCCEEDED]
-            if successes and self._line.attempt(self._link.results.store, successes, entry.reply) is None:
-                self._unsettled += batch[at:]
-                return
-            if entry.is_complete:
-                self._holds.discard(entry.delivery)
-            else:
-                self._reopen(entry, [record for record in entry.records if record.state != SUCCEEDED])
-
-    def _reopen(self, entry: Settled, dropped: Iterable[Record]) -> None:
-        """Note that outcomes were written nowhere: should the message come back here, their jobs run again."""
-        hold = self._holds.of_delivery(entry.delivery)
-        if hold is not None:
-            for key in [key for record in dropped for key in record.keys]:
-                hold.reopen(key.index)
 
     def _take(self) -> None:
         lane = self._link.lane
@@ -429,7 +316,7 @@ class Supervisor:
             self._give_back(deliveries, 1.0)
             self._line.lose(error)
             return
-        self._unsettled += taken.settled
+        self._books.add(taken.settled)
         for delivery in taken.postponed:
             self._postpone(delivery)
         was_waiting = {color for color in self._plan.colors if self._ready.count_of(color)}
@@ -459,9 +346,9 @@ class Supervisor:
         for part in hold.waiting():
             starts = hold.starts[part.at] if part.is_suspect else 0
             if starts and hold.bundle.task in self._once:
-                self._end(hold, part.at, Failed(body.of_loss(hold.bundle.task, "its worker ended while it ran")))
+                self._books.end(hold, part.at, Failed(body.of_loss(hold.bundle.task, "its worker ended while it ran")))
             elif starts >= DEATHS:
-                self._end(hold, part.at, Quarantined(f"{starts} workers or children died while they ran it"))
+                self._books.end(hold, part.at, Quarantined(f"{starts} workers or children died while they ran it"))
             else:
                 self._ready.add(part, now)
 
@@ -470,17 +357,14 @@ class Supervisor:
 
         The connection was lost and the broker delivers again, or the same message was sent twice.
         """
-        self._unsettled += self._ledger.take_all()  # what it says of a delivery is renamed with it
         for hold in self._holds.of_bundle(new.bundle.id):
             if hold.is_same(new.bundle):
                 was_lost, old = hold.delivery.is_lost, self._holds.adopt(hold, new.delivery)
-                for entry in self._unsettled:
-                    if entry.delivery is old:
-                        entry.delivery = new.delivery
+                self._books.readdress(old, new.delivery)
                 if was_lost:
                     self._admit(hold, now)  # what no child has was forgotten with the connection
                 else:
-                    self._unsettled.append(Settled(old, is_complete=True))
+                    self._books.add([Settled(old, is_complete=True)])
                 return True
             if hold.overlaps(new.bundle):
                 self._give_back([new.delivery], _RETRY_OVERLAP)
@@ -535,14 +419,14 @@ class Supervisor:
         bundle = hold.bundle
         if bundle.expires is not None and self._clock.wall() > bundle.expires:
             for at in range(part.at, part.end):
-                self._end(hold, at, NotRun(EXPIRED))
+                self._books.end(hold, at, NotRun(EXPIRED))
             return True
         cancelled = self._cancelled.get(bundle.id)
         if not cancelled or cancelled.isdisjoint(bundle.indexes[part.at : part.end]):
             return False
         for at in range(part.at, part.end):
             if bundle.indexes[at] in cancelled:
-                self._end(hold, at, NotRun(CANCELLED))
+                self._books.end(hold, at, NotRun(CANCELLED))
         left = [one for one in _split(part) if not hold.has_ended(one.at)]
         self._ready.put_back(left)
         return True
@@ -664,10 +548,10 @@ class Supervisor:
     def _is_over(self) -> bool:
         if self._stops:
             is_out_of_time = self._stops > 1 or (self._stop_at and self._clock.monotonic() >= self._stop_at)
-            return self._staff.is_idle and bool(is_out_of_time or not self._unsettled)
+            return self._staff.is_idle and bool(is_out_of_time or self._books.is_empty)
         if not self._plan.burst:
             return False
-        if not self._staff.is_idle or not self._ready.is_empty or self._unsettled or self._ledger:
+        if not self._staff.is_idle or not self._ready.is_empty or not self._books.is_empty:
             return False
         quiet = 0.0 if self._link.keeps_claims else _BURST_QUIET
         return self._empty_takes > 0 and self._clock.monotonic() - self._taken_at >= quiet
@@ -715,8 +599,7 @@ class Supervisor:
         for hold in self._holds:
             if hold.bundle.task in self._once:
                 for at in hold.handed():
-                    self._end(hold, at, Failed(body.of_loss(hold.bundle.task, "its worker ended while it ran")))
-        self._unsettled += self._ledger.take_all()
+                    self._books.end(hold, at, Failed(body.of_loss(hold.bundle.task, "its worker ended while it ran")))
         self._give_everything_back()
         self._announce(0.0)
         self._staff.close(INTERRUPTED)
@@ -733,19 +616,10 @@ class Supervisor:
         whole = [hold.delivery for hold in ours if hold.is_untouched]
         whole += [delivery for _, delivery in self._postponed]
         whole += [delivery for deliveries, _ in self._stranded for delivery in deliveries]
-        parts = [
-            Settled(
-                hold.delivery, successors=[hold.remainder(self._link.keys)], is_complete=True, reply=hold.bundle.reply
-            )
-            for hold in ours
-            if hold.left and not hold.is_untouched
-        ]
         self._uncount(hold for hold in ours if hold.is_untouched)
         if whole and self._link.lane is not None:
             self._line.attempt(lane.give_back, whole)
-        parts = [entry for entry in self._unsettled if not entry.delivery.is_lost] + parts
-        if parts and self._link.lane is not None:
-            self._line.attempt(write, parts, lane, self._link.results, self._link.door)
+        self._books.close(ours)
 
 
 def _split(part: Part) -> list[Part]:

@@ -142,15 +142,15 @@ class Desk:
 
     def fail(self, hold: Hold, at: int) -> None:
         """Hear that a job failed."""
-        self.supervisor._end(hold, at, Failed(b"why"))
+        self.supervisor._books.end(hold, at, Failed(b"why"))
 
     def retry(self, hold: Hold, at: int) -> None:
         """Hear that a job is to run again."""
-        self.supervisor._end(hold, at, Again(0.0, b"why"))
+        self.supervisor._books.end(hold, at, Again(0.0, b"why"))
 
     def succeed(self, hold: Hold, at: int) -> None:
         """Hear that a job returned."""
-        self.supervisor._ledger.succeed(hold, at, 1, b"\x01", 0.001, "desk/1")
+        self.supervisor._books._ledger.succeed(hold, at, 1, b"\x01", 0.001, "desk/1")
 
     def settle(self) -> None:
         """Write what is to be written."""
