@@ -10,25 +10,16 @@ import os
 import selectors
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from queuelib import body, faults
+from queuelib import faults
 from queuelib.clock import SYSTEM, Clock
 from queuelib.errors import BrokerUnavailable
-from queuelib.ids import Key, job_id
 from queuelib.outcome import (
-    CANCELLED,
-    EXPIRED,
     QUEUED,
     RUNNING,
-    Again,
-    Failed,
-    NotRun,
-    Quarantined,
-    Record,
 )
 from queuelib.ports import Delivery, Settled, WorkerInfo
-from queuelib.settings import DEATHS
 from queuelib.worker.assign import Assigner
 from queuelib.worker.books import Books
 from queuelib.worker.children import Child
@@ -39,7 +30,8 @@ from queuelib.worker.line import Line
 from queuelib.worker.link import Link
 from queuelib.worker.pace import Pace
 from queuelib.worker.ready import Ready
-from queuelib.worker.staff import CUT_OFF, INTERRUPTED, STUCK_AFTER, TOO_LONG, Death, Staff
+from queuelib.worker.staff import INTERRUPTED, STUCK_AFTER, TOO_LONG, Death, Staff
+from queuelib.worker.starts import READ_EVERY, Starts, Withdrawals
 
 if TYPE_CHECKING:
     from queuelib.worker.crew import Crew
@@ -51,12 +43,10 @@ _log = logging.getLogger("queuelib.worker")
 _LOOK_EVERY = 0.25  # seconds between two looks at limits and running times
 _ANNOUNCE_EVERY = 5.0
 _ANNOUNCE_FOR = 15.0  # three chances
-_MARKS_EVERY = 0.02  # a cancelled job is started at most this long after its mark
 _POLL = 0.005  # for transports that cannot wake us
 _LISTEN_AGAIN = 0.020  # a child that has more to run rings at most every 10 ms: what it reported since is read then
 _SHOW_RUNNING_AFTER = 1.0  # a state that costs a write is only published for jobs that last
 _BURST_QUIET = 0.5  # seconds without a delivery after which a transport that pushes has nothing for us
-_MOST_MARKS = 100_000  # bundles of which cancelled jobs are remembered
 _LAST_SECONDS = 2.0  # for interrupted handlers to put things in order
 _EARLY = 60.0  # seconds before its due time from which on a message is held here; clocks differ
 _RETRY_OVERLAP = 1.0  # seconds until a message is looked at again of whose jobs some run here by another delivery
@@ -78,8 +68,6 @@ class Supervisor:
         self._holds = Holds()
         self._postponed: list[tuple[float, Delivery]] = []
         self._stranded: list[tuple[Sequence[Delivery], float]] = []  # could not be given back yet, and for how long
-        self._cancelled: dict[bytes, set[int]] = {}
-        self._cursor: Any = None
         self._listen_at = float("inf")
         self._timers: dict[str, float] = {}
         self._selector = selectors.DefaultSelector()
@@ -90,6 +78,8 @@ class Supervisor:
         self._selector.register(self._wake_read, selectors.EVENT_READ, "wake")
         self._line = Line(link, self._selector, self._on_lost, rests=not plan.burst)
         self._books = Books(self._line, self._holds, self._pace, plan.name, clock)
+        self._starts = Starts(self._line, self._once, clock)
+        self._withdrawals = Withdrawals(self._line, self._books, self._ready, clock)
         exclusive = crew.manifest["exclusive"]
         self._claims = Claims(self._line, self._holds, self._staff, exclusive, self._on_taken_over, clock.monotonic())
         self.ticked_at = clock.monotonic()
@@ -158,7 +148,7 @@ class Supervisor:
         else:
             self._take()
             if self._staff.has_unstarted:
-                self._read_marks(_MARKS_EVERY)  # what a child was handed may be cancelled as well
+                self._withdraw()  # what a child was handed may be cancelled as well
             self._hand_out()
         self._settle()
 
@@ -190,7 +180,7 @@ class Supervisor:
             pause = min(pause, _POLL)
         has_idle = self._staff.has_idle
         if self._staff.has_unstarted:
-            pause = min(pause, STUCK_AFTER if has_idle else _MARKS_EVERY)
+            pause = min(pause, STUCK_AFTER if has_idle else READ_EVERY)
         if has_idle and lane is not None and not self._stops:
             due = self._line.attempt(lane.next_due)
             soonest = min((at for at in (due, self._ready.next_due()) if at is not None), default=None)
@@ -222,45 +212,20 @@ class Supervisor:
 
     def _account_for(self, death: Death) -> None:
         """Decide what becomes of a job whose child died while it ran."""
-        hold, at = death.hold, death.at
-        bundle = hold.bundle
-        is_once, how = bundle.task in self._once, death.why or death.how
-        if death.why == TOO_LONG and death.was_meant:
-            text = f"killed: it ran longer than its hard_timeout of {bundle.limits.hard_timeout:g} s"
-            report = body.of_failure(bundle.task, "TimeoutError", text)
-            self._books.end(hold, at, Failed(report) if is_once else Again(None, report))
-            return
-        if is_once:
-            self._books.end(hold, at, Failed(body.of_loss(bundle.task, f"its process ended ({how}) while it ran")))
-            return
-        if death.why in {INTERRUPTED, CUT_OFF} or not death.was_meant:
-            self._put_back([Part(hold, at, at + 1)])
-            return
-        deaths = hold.starts.get(at, 0) + 1
-        _log.warning("child %d died (%s) while it ran %s, death %d", death.pid, how, job_id(*hold.key(at)), deaths)
-        if deaths >= DEATHS:
-            self._books.end(hold, at, Quarantined(f"{deaths} processes died while they ran it, the last one by {how}"))
-            return
-        hold.suspect(at, deaths)
-        hold.unmark([at])
-        hold.put_back(at, at + 1)
-        if not hold.delivery.is_lost:
-            self._ready.put_back([Part(hold, at, at + 1)])
+        outcome = self._starts.after(death)
+        if outcome is None:
+            self._put_back([Part(death.hold, death.at, death.at + 1)])
+        else:
+            self._books.end(death.hold, death.at, outcome)
 
     def _put_back(self, parts: list[Part]) -> None:
         """Return jobs that did not start, or are to start anew, to the short lists."""
-        unmarked: list[tuple[Hold, int]] = []
+        if not parts:
+            return
         for part in parts:
-            hold = part.hold
-            hold.put_back(part.at, part.end)
-            if hold.marked:
-                marked = [at for at in range(part.at, part.end) if at in hold.marked]
-                hold.unmark(marked)
-                unmarked += [(hold, at) for at in marked]
-        if unmarked:
-            self._note(unmarked, QUEUED, 0)
-        if parts:
-            self._ready.put_back([part for part in parts if not part.hold.delivery.is_lost])
+            part.hold.put_back(part.at, part.end)
+        self._starts.unmark(parts)
+        self._ready.put_back([part for part in parts if not part.hold.delivery.is_lost])
 
     # Broker and results.
 
@@ -345,12 +310,11 @@ class Supervisor:
     def _admit(self, hold: Hold, now: float) -> None:
         for part in hold.waiting():
             starts = hold.starts[part.at] if part.is_suspect else 0
-            if starts and hold.bundle.task in self._once:
-                self._books.end(hold, part.at, Failed(body.of_loss(hold.bundle.task, "its worker ended while it ran")))
-            elif starts >= DEATHS:
-                self._books.end(hold, part.at, Quarantined(f"{starts} workers or children died while they ran it"))
-            else:
+            outcome = self._starts.before(hold, starts) if starts else None
+            if outcome is None:
                 self._ready.add(part, now)
+            else:
+                self._books.end(hold, part.at, outcome)
 
     def _is_here_already(self, new: Hold, now: float) -> bool:
         """Whether jobs run here by another delivery, which then answers for this one too: nothing is started twice.
@@ -404,65 +368,22 @@ class Supervisor:
         hungry = self._assigner.hungry(self._staff.working)
         if not hungry:
             return
-        self._read_marks(_MARKS_EVERY)
+        self._withdraw()
         share = -(-self._ready.count // len(hungry))
         for child in hungry:
-            batch = self._assigner.choose(child, share, self._staff.suspects(), self._has_ended)
-            batch = self._marked(batch)
-            if batch:
-                child.hand(batch)
+            batch = self._assigner.choose(child, share, self._staff.suspects(), self._withdrawals.has_ended)
+            marked = self._starts.mark(batch)
+            if marked is None:
+                self._put_back(batch)
+            elif marked:
+                child.hand(marked)
                 self._claims.guard()
 
-    def _has_ended(self, part: Part) -> bool:
-        """Whether jobs that were to start had better not: those that may are put back then."""
-        hold = part.hold
-        bundle = hold.bundle
-        if bundle.expires is not None and self._clock.wall() > bundle.expires:
-            for at in range(part.at, part.end):
-                self._books.end(hold, at, NotRun(EXPIRED))
-            return True
-        cancelled = self._cancelled.get(bundle.id)
-        if not cancelled or cancelled.isdisjoint(bundle.indexes[part.at : part.end]):
-            return False
-        for at in range(part.at, part.end):
-            if bundle.indexes[at] in cancelled:
-                self._books.end(hold, at, NotRun(CANCELLED))
-        left = [one for one in _split(part) if not hold.has_ended(one.at)]
-        self._ready.put_back(left)
-        return True
-
-    def _marked(self, batch: list[Part]) -> list[Part]:
-        """Store that jobs start, before they do, where that must be known; return those that may.
-
-        Those that were started before without an outcome may be what kills; those of at_most_once tasks must not be
-        started by whoever takes them over, so that it has to be known, after the mark, that they are still ours.
-        """
-        suspects = [part for part in batch if part.is_suspect]
-        if not suspects:
-            return batch
-        lane = self._link.lane
-        if lane is None or self._note([(part.hold, part.at) for part in suspects], RUNNING, 1) is None:
-            self._put_back(batch)
-            return []
-        for part in suspects:
-            part.hold.mark(part.at)
-        once = [part.hold.delivery for part in suspects if part.hold.bundle.task in self._once]
-        lost = self._line.attempt(lane.find_lost, once) if once else ()
-        if lost is None:
-            self._put_back(batch)
-            return []
-        for delivery in lost:
-            delivery.is_lost = True
-        return [part for part in batch if not part.hold.delivery.is_lost]
-
-    def _note(self, jobs: Iterable[tuple[Hold, int]], state: str, more_starts: int) -> Sequence[bool] | None:
-        now = self._clock.wall()
-        records = [
-            Record(hold.key(at), state, hold.bundle.attempt, body.of_starts(hold.starts.get(at, 0) + more_starts), now)
-            for hold, at in jobs
-        ]
-        stand: Sequence[bool] | None = self._line.attempt(self._link.results.store, records)
-        return stand
+    def _withdraw(self) -> None:
+        """Read what was cancelled, and take it back from children that have not started it."""
+        new = self._withdrawals.read(self._clock.monotonic())
+        if new:
+            self._put_back(self._staff.recall_bundles(new))
 
     def _make_way(self, was_waiting: set[str]) -> None:
         """Recall less urgent jobs when a color begins to wait that is more urgent than they."""
@@ -499,7 +420,7 @@ class Supervisor:
                 hold.mark(at)
                 lasting.append((hold, at))
         if lasting:
-            self._note(lasting, RUNNING, 1)
+            self._starts.store(lasting, RUNNING, 1)
 
     def _retry_postponed(self, now: float) -> None:
         if self._stranded and self._link.may_try:
@@ -510,27 +431,6 @@ class Supervisor:
         if due:
             self._postponed = [entry for entry in self._postponed if entry[0] > now]
             self._receive(due)
-
-    def _read_marks(self, every: float) -> None:
-        if not self._is_time("marks", every, self._clock.monotonic()):
-            return
-        marks = self._line.attempt(self._link.results.cancelled, self._cursor)
-        if marks is None:
-            return
-        self._cursor = marks.cursor
-        self._remember_cancelled(marks.keys)
-
-    def _remember_cancelled(self, keys: Iterable[Key]) -> None:
-        new: set[bytes] = set()
-        for bundle, index in keys:
-            indexes = self._cancelled.setdefault(bundle, set())
-            if index not in indexes:
-                indexes.add(index)
-                new.add(bundle)
-        while len(self._cancelled) > _MOST_MARKS:
-            del self._cancelled[next(iter(self._cancelled))]
-        if new:
-            self._put_back(self._staff.recall_bundles(new))
 
     def _announce(self, lifetime: float) -> None:
         colors, tasks = tuple(self._plan.colors), tuple(sorted(self._tasks))
@@ -591,7 +491,7 @@ class Supervisor:
         """Store of jobs that go back how often they were started, where the broker would let them look like a dead one's."""
         jobs = [(hold, at) for hold in holds for at in range(len(hold.bundle.indexes))]
         if jobs and not self._link.keeps_claims:
-            self._note(jobs, QUEUED, 0)
+            self._starts.store(jobs, QUEUED, 0)
 
     def _close(self) -> None:
         # After an error jobs may still run, and others have them as soon as they are back.
@@ -599,7 +499,7 @@ class Supervisor:
         for hold in self._holds:
             if hold.bundle.task in self._once:
                 for at in hold.handed():
-                    self._books.end(hold, at, Failed(body.of_loss(hold.bundle.task, "its worker ended while it ran")))
+                    self._books.end(hold, at, self._starts.with_its_worker(hold))
         self._give_everything_back()
         self._announce(0.0)
         self._staff.close(INTERRUPTED)
@@ -620,10 +520,6 @@ class Supervisor:
         if whole and self._link.lane is not None:
             self._line.attempt(lane.give_back, whole)
         self._books.close(ours)
-
-
-def _split(part: Part) -> list[Part]:
-    return [Part(part.hold, at, at + 1) for at in range(part.at, part.end)]
 
 
 def _drain(sock: socket.socket) -> None:

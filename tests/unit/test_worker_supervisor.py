@@ -15,6 +15,7 @@ from queuelib.errors import BrokerUnavailable, JobLost
 from queuelib.ids import Key
 from queuelib.message import Limits
 from queuelib.outcome import FAILED, QUEUED, RETRYING, RUNNING, SUCCEEDED, Again, Failed, Record
+from queuelib.ports import Cancelled
 from queuelib.worker.crew import ThreadCrew
 from queuelib.worker.plan import Plan
 from queuelib.worker.staff import Death
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
 
 
 class Results(FakeResults):
-    """A result backend that lists workers, too."""
+    """A result backend that lists workers, too, and knows of no cancelled job."""
 
     def announce(self, worker: Any, lifetime: float) -> None:
         """Do nothing."""
+
+    def cancelled(self, cursor: Any) -> Cancelled:
+        """Return none."""
+        return Cancelled([], cursor)
 
 
 class Lane(FakeLane):
@@ -357,30 +362,44 @@ class TestOnce:
         parts: list[Part] = it.supervisor._ready.drain()
         return parts
 
+    def take(self, it: Desk) -> Hold:
+        """Take a bundle of one job, which waits then."""
+        it.supervisor._receive([make_delivery(make_bundle(1))])
+        hold: Hold
+        (hold,) = it.supervisor._holds
+        return hold
+
+    def started(self, it: Desk) -> list[int]:
+        """Hand out what waits to a child that the test plays; return the positions of the jobs that it gets."""
+        parts: list[Part] = []
+        child = SimpleNamespace(handed=[], ahead=0.0, bytes_ahead=0, unreported=0, done=0, hand=parts.extend)
+        it.supervisor._assigner.hungry = lambda _: [child]
+        it.supervisor._hand_out()
+        return [at for part in parts for at in range(part.at, part.end)]
+
     def test_its_start_is_stored_before_it_starts(self) -> None:
         """And only then the server is asked whether it is still ours: who takes it over sees the mark."""
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
-            batch = self.batch(it)
+            self.take(it)
             it.link.log.clear()
-            assert it.supervisor._marked(batch) == batch
+            assert self.started(it) == [0]
             assert [verb for verb, _ in it.link.log] == ["store", "find_lost"]
             assert it.records() == [(0, RUNNING)]
 
     def test_it_does_not_start_without_its_mark(self) -> None:
         """Where the mark cannot be stored it waits."""
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
-            batch = self.batch(it)
+            self.take(it)
             it.link.results.error = BrokerUnavailable("gone")
-            assert it.supervisor._marked(batch) == []
+            assert self.started(it) == []
             assert it.again() == [0]
             it.link.results.error = None
 
     def test_it_does_not_start_where_others_have_it(self) -> None:
         """The claim was lost between the taking and the mark."""
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
-            batch = self.batch(it)
-            it.link.lane.lost = [batch[0].hold.delivery]
-            assert it.supervisor._marked(batch) == []
+            it.link.lane.lost = [self.take(it).delivery]
+            assert self.started(it) == []
             assert it.again() == []
 
     def test_who_takes_it_over_ends_it(self) -> None:
