@@ -7,7 +7,7 @@ import os
 import select
 import selectors
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -176,13 +176,26 @@ class Staff:
         """Take back all that has not started."""
         return [part for child in self._children for part in child.recall()]
 
-    def running(self, now: float) -> Iterator[tuple[Child, Hold, int, int, float]]:
-        """Yield each child that runs a job, the job's hold, position and number, and for how many seconds."""
+    def check(self, now: float) -> list[tuple[Hold, int, float]]:
+        """Kill who runs a job for longer than it may, and tell handlers whose jobs others may run by now.
+
+        Returns:
+            What else runs: hold and position of each job, and for how many seconds.
+        """
+        found: list[tuple[Hold, int, float]] = []
         for child in self._children:
             running = child.running()
-            if running is not None:
-                hold, at, number, started = running
-                yield child, hold, at, number, now - started
+            if running is None:
+                continue
+            hold, at, number, started = running
+            child.slot.lose(number if hold.delivery.is_lost else 0)
+            hard = hold.bundle.limits.hard_timeout
+            if hard is not None and now - started > hard and child.pid:
+                child.doomed = number
+                child.kill(TOO_LONG)
+            else:
+                found.append((hold, at, now - started))
+        return found
 
     def suspects(self) -> list[Part]:
         """Return the jobs with starts behind them that children have."""

@@ -25,6 +25,7 @@ __all__ = ["READ_EVERY", "Starts", "Withdrawals"]
 
 _log = logging.getLogger("queuelib.worker")
 READ_EVERY = 0.02  # seconds: a cancelled job is started at most this long after its mark
+_SHOW_AFTER = 1.0  # seconds: a state that costs a write is only published for jobs that last
 _MOST_WITHDRAWN = 100_000  # bundles of which cancelled jobs are remembered
 
 
@@ -136,6 +137,14 @@ class Starts:
         if unmarked:
             self.store(unmarked, QUEUED, 0)
 
+    def show(self, running: Iterable[tuple[Hold, int, float]]) -> None:
+        """Store of jobs that they run, once they have for some seconds and unless that was done before."""
+        new = [(hold, at) for hold, at, seconds in running if seconds > _SHOW_AFTER and at not in hold.marked]
+        for hold, at in new:
+            hold.mark(at)
+        if new:
+            self.store(new, RUNNING, 1)
+
     def store(self, jobs: Iterable[tuple[Hold, int]], state: str, more_starts: int) -> Sequence[bool] | None:
         """Store that jobs run or wait, with how often they were started; return None where that failed."""
         now = self._clock.wall()
@@ -148,11 +157,10 @@ class Starts:
 
     def before(self, hold: Hold, starts: int) -> Outcome | None:
         """Return the outcome of a job that may have been started so often before; None if it may start once more."""
-        if hold.bundle.task in self._once:
-            return self.with_its_worker(hold)
-        if starts >= DEATHS:
-            return Quarantined(f"{starts} workers or children died while they ran it")
-        return None
+        outcome = self.with_its_worker(hold)
+        if outcome is None and starts >= DEATHS:
+            outcome = Quarantined(f"{starts} workers or children died while they ran it")
+        return outcome
 
     def after(self, death: Death) -> Outcome | None:
         """Return the outcome of a job whose child died while it ran; None if it is to start anew."""
@@ -175,6 +183,8 @@ class Starts:
         hold.unmark([at])  # the next start is marked with its number
         return None
 
-    def with_its_worker(self, hold: Hold) -> Outcome:
-        """Return the outcome of a job that must not start again, and whose worker ends or has ended."""
+    def with_its_worker(self, hold: Hold) -> Outcome | None:
+        """Return the outcome of a job that ran when its worker ended; None if others may start it once more."""
+        if hold.bundle.task not in self._once:
+            return None
         return Failed(body.of_loss(hold.bundle.task, "its worker ended while it ran"))

@@ -5,20 +5,15 @@ A round hears what children report, settles it, takes what there is room for, an
 
 from __future__ import annotations
 
-import logging
 import os
 import selectors
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from queuelib import faults
 from queuelib.clock import SYSTEM, Clock
 from queuelib.errors import BrokerUnavailable
-from queuelib.outcome import (
-    QUEUED,
-    RUNNING,
-)
 from queuelib.ports import Delivery, Settled, WorkerInfo
 from queuelib.worker.assign import Assigner
 from queuelib.worker.books import Books
@@ -30,7 +25,8 @@ from queuelib.worker.line import Line
 from queuelib.worker.link import Link
 from queuelib.worker.pace import Pace
 from queuelib.worker.ready import Ready
-from queuelib.worker.staff import INTERRUPTED, STUCK_AFTER, TOO_LONG, Death, Staff
+from queuelib.worker.returns import Returns
+from queuelib.worker.staff import INTERRUPTED, STUCK_AFTER, Death, Staff
 from queuelib.worker.starts import READ_EVERY, Starts, Withdrawals
 
 if TYPE_CHECKING:
@@ -39,55 +35,56 @@ if TYPE_CHECKING:
 
 __all__ = ["Supervisor"]
 
-_log = logging.getLogger("queuelib.worker")
 _LOOK_EVERY = 0.25  # seconds between two looks at limits and running times
 _ANNOUNCE_EVERY = 5.0
 _ANNOUNCE_FOR = 15.0  # three chances
 _POLL = 0.005  # for transports that cannot wake us
 _LISTEN_AGAIN = 0.020  # a child that has more to run rings at most every 10 ms: what it reported since is read then
-_SHOW_RUNNING_AFTER = 1.0  # a state that costs a write is only published for jobs that last
 _BURST_QUIET = 0.5  # seconds without a delivery after which a transport that pushes has nothing for us
 _LAST_SECONDS = 2.0  # for interrupted handlers to put things in order
-_EARLY = 60.0  # seconds before its due time from which on a message is held here; clocks differ
 _RETRY_OVERLAP = 1.0  # seconds until a message is looked at again of whose jobs some run here by another delivery
 
 
 class Supervisor:
-    """Runs one worker until it is told to stop."""
+    """Runs one worker until it is told to stop.
+
+    It moves jobs from one of its parts to the next, and each part keeps the rules for what it has: `Line` the
+    connection, `Claims` how long what came over it is ours, `Intake` and `Returns` what a delivery becomes, `Ready` what
+    waits, `Starts` and `Withdrawals` what may start, `Staff` the children, `Books` outcomes until they are written. What
+    a server that does not answer means for all of them is told at `Line`.
+    """
 
     def __init__(self, crew: Crew, link: Link, plan: Plan, clock: Clock = SYSTEM) -> None:
+        tasks, once, exclusive = (frozenset(crew.manifest[name]) for name in ("tasks", "once", "exclusive"))
         self._link = link
         self._plan = plan
         self._clock = clock
-        self._tasks = frozenset(crew.manifest["tasks"])
-        self._once = frozenset(crew.manifest["once"])
-        self._ready = Ready(plan.palette, plan.colors)
-        self._pace = Pace()
-        self._assigner = Assigner(plan, self._ready, self._pace)
-        self._intake = Intake(self._tasks, plan.colors, plan.patience, clock, once=self._once, keys=link.keys)
-        self._holds = Holds()
-        self._postponed: list[tuple[float, Delivery]] = []
-        self._stranded: list[tuple[Sequence[Delivery], float]] = []  # could not be given back yet, and for how long
-        self._listen_at = float("inf")
-        self._timers: dict[str, float] = {}
+        self._tasks = tuple(sorted(tasks))
         self._selector = selectors.DefaultSelector()
-        self._staff = Staff(crew, plan, self._selector)
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._wake_write.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._selector.register(self._wake_read, selectors.EVENT_READ, "wake")
+        self._holds = Holds()
+        self._pace = Pace()
+        self._ready = Ready(plan.palette, plan.colors)
+        self._staff = Staff(crew, plan, self._selector)
+        self._assigner = Assigner(plan, self._ready, self._pace)
+        self._intake = Intake(tasks, plan.colors, plan.patience, clock, once=once, keys=link.keys)
         self._line = Line(link, self._selector, self._on_lost, rests=not plan.burst)
-        self._books = Books(self._line, self._holds, self._pace, plan.name, clock)
-        self._starts = Starts(self._line, self._once, clock)
-        self._withdrawals = Withdrawals(self._line, self._books, self._ready, clock)
-        exclusive = crew.manifest["exclusive"]
         self._claims = Claims(self._line, self._holds, self._staff, exclusive, self._on_taken_over, clock.monotonic())
-        self.ticked_at = clock.monotonic()
-        self._stops = 0
-        self._stop_at = 0.0
-        self._kill_at = 0.0
+        self._books = Books(self._line, self._holds, self._pace, plan.name, clock)
+        self._starts = Starts(self._line, once, clock)
+        self._withdrawals = Withdrawals(self._line, self._books, self._ready, clock)
+        self._returns = Returns(self._line, self._starts, self._intake.pause, clock)
+        self._timers: dict[str, float] = {}
+        self._listen_at = float("inf")  # when to look for reports again though nobody rang
         self._empty_takes = 0
         self._taken_at = clock.monotonic()
+        self._stops = 0  # how often it was told to
+        self._stop_at = 0.0  # when what still runs is interrupted; 0 before the first order
+        self._kill_at = 0.0  # when what still runs is killed; 0 before it was interrupted
+        self.ticked_at = clock.monotonic()
         self.on_ready: Callable[[], None] = lambda: None
 
     # Orders from outside; safe in signal handlers and other threads.
@@ -193,41 +190,7 @@ class Supervisor:
         end = self._kill_at or self._stop_at
         return min(pause, end - now) if end > now else pause
 
-    # Children.
-
-    def _hear(self, noisy: set[Child]) -> None:
-        now = self._clock.monotonic()
-        heard = self._staff.hear(noisy)
-        if heard.reports:
-            self._listen_at = now + _LISTEN_AGAIN
-        elif self._listen_at <= now:
-            # The bell may be older than what was read with the last one; what comes now rings again.
-            self._listen_at = now + _LISTEN_AGAIN if self._listen_at == 0.0 else float("inf")
-        self._books.enter(heard.reports)
-        self._put_back(heard.returned)
-        for death in heard.deaths:
-            self._account_for(death)
-        self._staff.refill()  # after all that was heard is in the books: it may fail
-        self._claims.guard()
-
-    def _account_for(self, death: Death) -> None:
-        """Decide what becomes of a job whose child died while it ran."""
-        outcome = self._starts.after(death)
-        if outcome is None:
-            self._put_back([Part(death.hold, death.at, death.at + 1)])
-        else:
-            self._books.end(death.hold, death.at, outcome)
-
-    def _put_back(self, parts: list[Part]) -> None:
-        """Return jobs that did not start, or are to start anew, to the short lists."""
-        if not parts:
-            return
-        for part in parts:
-            part.hold.put_back(part.at, part.end)
-        self._starts.unmark(parts)
-        self._ready.put_back([part for part in parts if not part.hold.delivery.is_lost])
-
-    # Broker and results.
+    # What is taken.
 
     def _connect(self) -> None:
         now = self._clock.monotonic()
@@ -235,27 +198,6 @@ class Supervisor:
             self._claims.held(now)
             self._taken_at = self._clock.monotonic()
             self._line.listen(self._link.lane)
-
-    def _on_lost(self) -> None:
-        """Let go of all that was taken over a connection that is gone; what has started goes on."""
-        self._claims.cut_off()
-        recalled = self._staff.recall_all()  # nothing more of this starts
-        self._holds.lose()
-        self._put_back(recalled)
-        self._ready.drain()
-        self._postponed.clear()
-
-    def _on_taken_over(self) -> None:
-        """Let go of deliveries that others have taken over."""
-        self._put_back(self._staff.recall_all())
-        self._ready.discard_lost(self._clock.wall())
-
-    def _settle(self) -> None:
-        """Write outcomes now; those of quick jobs wait a moment for each other while others run."""
-        if self._books.may_wait() and not self._staff.is_idle:
-            return
-        if self._books.settle():
-            self._ready.discard_lost(self._clock.wall())
 
     def _take(self) -> None:
         lane = self._link.lane
@@ -278,17 +220,17 @@ class Supervisor:
         try:
             taken = self._intake.read(deliveries, lambda: self._link.results)
         except BrokerUnavailable as error:
-            self._give_back(deliveries, 1.0)
+            self._returns.give_back(deliveries, 1.0)
             self._line.lose(error)
             return
         self._books.add(taken.settled)
         for delivery in taken.postponed:
-            self._postpone(delivery)
+            self._returns.postpone(delivery)
         was_waiting = {color for color in self._plan.colors if self._ready.count_of(color)}
         now = self._clock.wall()
         bundles: dict[str, list[int]] = {}
         for hold in taken.holds:
-            if self._is_early(hold, now):
+            if self._returns.put_off_if_early(hold, now):
                 continue
             bundles.setdefault(hold.bundle.color, []).append(hold.left)
             if self._holds.of_bundle(hold.bundle.id) and self._is_here_already(hold, now):
@@ -298,23 +240,6 @@ class Supervisor:
         for color, sizes in bundles.items():
             self._pace.took(color, sum(sizes) / len(sizes))
         self._make_way(was_waiting)
-
-    def _is_early(self, hold: Hold, now: float) -> bool:
-        """Whether a message came long before its time, on the word of its sender alone; then it goes back until then."""
-        due = hold.bundle.due
-        if due is None or due - now <= _EARLY or not self._link.delays:
-            return False
-        self._give_back([hold.delivery], due - now)
-        return True
-
-    def _admit(self, hold: Hold, now: float) -> None:
-        for part in hold.waiting():
-            starts = hold.starts[part.at] if part.is_suspect else 0
-            outcome = self._starts.before(hold, starts) if starts else None
-            if outcome is None:
-                self._ready.add(part, now)
-            else:
-                self._books.end(hold, part.at, outcome)
 
     def _is_here_already(self, new: Hold, now: float) -> bool:
         """Whether jobs run here by another delivery, which then answers for this one too: nothing is started twice.
@@ -331,33 +256,27 @@ class Supervisor:
                     self._books.add([Settled(old, is_complete=True)])
                 return True
             if hold.overlaps(new.bundle):
-                self._give_back([new.delivery], _RETRY_OVERLAP)
+                self._returns.give_back([new.delivery], _RETRY_OVERLAP)
                 return True
         return False
 
-    def _postpone(self, delivery: Delivery) -> None:
-        pause = self._intake.pause
-        _log.warning("a message in %s cannot be run here yet; it goes back for %g s", delivery.color, pause)
-        if self._link.lane is not None and self._link.delays:
-            self._give_back([delivery], pause)
-        else:
-            self._postponed.append((self._clock.monotonic() + pause, delivery))
+    def _admit(self, hold: Hold, now: float) -> None:
+        for part in hold.waiting():
+            starts = hold.starts[part.at] if part.is_suspect else 0
+            outcome = self._starts.before(hold, starts) if starts else None
+            if outcome is None:
+                self._ready.add(part, now)
+            else:
+                self._books.end(hold, part.at, outcome)
 
-    def _give_back(self, deliveries: Sequence[Delivery], delay: float) -> None:
-        """Return deliveries for a while; where that fails and they stay ours, try again until it works.
+    def _make_way(self, was_waiting: set[str]) -> None:
+        """Recall less urgent jobs when a color begins to wait that is more urgent than they."""
+        names = self._plan.palette.names
+        new = [names.index(c) for c in self._plan.colors if c not in was_waiting and self._ready.count_of(c)]
+        if new:
+            self._put_back(self._staff.recall_below(min(new)))
 
-        They are not run here instead: they may have been returned, and only the answer been lost.
-        """
-        lane = self._link.lane
-        try:
-            if lane is not None:
-                lane.give_back(deliveries, delay)
-        except BrokerUnavailable as error:
-            self._line.lose(error)
-            if self._link.keeps_claims:
-                self._stranded.append((deliveries, delay))
-
-    # Handing out.
+    # What is handed out.
 
     def _hand_out(self) -> None:
         if not self._ready.count:
@@ -385,13 +304,46 @@ class Supervisor:
         if new:
             self._put_back(self._staff.recall_bundles(new))
 
-    def _make_way(self, was_waiting: set[str]) -> None:
-        """Recall less urgent jobs when a color begins to wait that is more urgent than they."""
-        names = self._plan.palette.names
-        new = [names.index(c) for c in self._plan.colors if c not in was_waiting and self._ready.count_of(c)]
-        if not new:
+    def _put_back(self, parts: list[Part]) -> None:
+        """Return jobs that did not start, or are to start anew, to the short lists."""
+        if not parts:
             return
-        self._put_back(self._staff.recall_below(min(new)))
+        for part in parts:
+            part.hold.put_back(part.at, part.end)
+        self._starts.unmark(parts)
+        self._ready.put_back([part for part in parts if not part.hold.delivery.is_lost])
+
+    # What is heard.
+
+    def _hear(self, noisy: set[Child]) -> None:
+        now = self._clock.monotonic()
+        heard = self._staff.hear(noisy)
+        if heard.reports:
+            self._listen_at = now + _LISTEN_AGAIN
+        elif self._listen_at <= now:
+            # The bell may be older than what was read with the last one; what comes now rings again.
+            self._listen_at = now + _LISTEN_AGAIN if self._listen_at == 0.0 else float("inf")
+        self._books.enter(heard.reports)
+        self._put_back(heard.returned)
+        for death in heard.deaths:
+            self._account_for(death)
+        self._staff.refill()  # after all that was heard is in the books: it may fail
+        self._claims.guard()
+
+    def _account_for(self, death: Death) -> None:
+        """Decide what becomes of a job whose child died while it ran."""
+        outcome = self._starts.after(death)
+        if outcome is None:
+            self._put_back([Part(death.hold, death.at, death.at + 1)])
+        else:
+            self._books.end(death.hold, death.at, outcome)
+
+    def _settle(self) -> None:
+        """Write outcomes now; those of quick jobs wait a moment for each other while others run."""
+        if self._books.may_wait() and not self._staff.is_idle:
+            return
+        if self._books.settle():
+            self._ready.discard_lost(self._clock.wall())
 
     # The clock.
 
@@ -404,37 +356,15 @@ class Supervisor:
             self._announce(_ANNOUNCE_FOR)
         if self._is_time("look", _LOOK_EVERY, now):
             self._line.look_again()  # should a wake-up have been missed
-            self._look_at_children(now)
-            self._retry_postponed(now)
+            self._starts.show(self._staff.check(now))
+            due = self._returns.retry(now)
+            if due:
+                self._receive(due)
             self._staff.tidy()
 
-    def _look_at_children(self, now: float) -> None:
-        lasting: list[tuple[Hold, int]] = []
-        for child, hold, at, number, seconds in self._staff.running(now):
-            child.slot.lose(number if hold.delivery.is_lost else 0)
-            hard = hold.bundle.limits.hard_timeout
-            if hard is not None and seconds > hard and child.pid:
-                child.doomed = number
-                child.kill(TOO_LONG)
-            elif seconds > _SHOW_RUNNING_AFTER and at not in hold.marked:
-                hold.mark(at)
-                lasting.append((hold, at))
-        if lasting:
-            self._starts.store(lasting, RUNNING, 1)
-
-    def _retry_postponed(self, now: float) -> None:
-        if self._stranded and self._link.may_try:
-            stranded, self._stranded = self._stranded, []
-            for deliveries, delay in stranded:
-                self._give_back(deliveries, delay)
-        due = [delivery for at, delivery in self._postponed if at <= now]
-        if due:
-            self._postponed = [entry for entry in self._postponed if entry[0] > now]
-            self._receive(due)
-
     def _announce(self, lifetime: float) -> None:
-        colors, tasks = tuple(self._plan.colors), tuple(sorted(self._tasks))
-        info = WorkerInfo(self._plan.name, socket.gethostname(), os.getpid(), colors, tasks, self._clock.wall())
+        colors = tuple(self._plan.colors)
+        info = WorkerInfo(self._plan.name, socket.gethostname(), os.getpid(), colors, self._tasks, self._clock.wall())
         self._line.attempt(self._link.results.announce, info, lifetime)
 
     def _is_time(self, name: str, every: float, now: float) -> bool:
@@ -442,6 +372,22 @@ class Supervisor:
             return False
         self._timers[name] = now
         return True
+
+    # What is lost.
+
+    def _on_lost(self) -> None:
+        """Let go of all that was taken over a connection that is gone; what has started goes on."""
+        self._claims.cut_off()
+        recalled = self._staff.recall_all()  # nothing more of this starts
+        self._holds.lose()
+        self._put_back(recalled)
+        self._ready.drain()
+        self._returns.forget()
+
+    def _on_taken_over(self) -> None:
+        """Let go of deliveries that others have taken over."""
+        self._put_back(self._staff.recall_all())
+        self._ready.discard_lost(self._clock.wall())
 
     # The end.
 
@@ -471,35 +417,16 @@ class Supervisor:
             self._kill_at = now + _LAST_SECONDS
             self._staff.interrupt(INTERRUPTED)
         self._ready.drain()
-        self._leave_to_others()
-
-    def _leave_to_others(self) -> None:
-        """Give back what nobody here runs: what runs may take hours to its end."""
-        if self._link.lane is None or not self._link.may_try:
-            return
-        rest = [hold for hold in self._holds if hold.is_untouched and not hold.has_handed]
-        ours = [hold for hold in rest if not hold.delivery.is_lost]
-        self._uncount(ours)
-        deliveries = [hold.delivery for hold in ours] + [delivery for _, delivery in self._postponed]
-        self._postponed.clear()
-        for hold in rest:
-            self._holds.discard(hold.delivery)
-        if deliveries:
-            self._give_back(deliveries, 0.0)
-
-    def _uncount(self, holds: Iterable[Hold]) -> None:
-        """Store of jobs that go back how often they were started, where the broker would let them look like a dead one's."""
-        jobs = [(hold, at) for hold in holds for at in range(len(hold.bundle.indexes))]
-        if jobs and not self._link.keeps_claims:
-            self._starts.store(jobs, QUEUED, 0)
+        self._returns.leave(self._holds)
 
     def _close(self) -> None:
         # After an error jobs may still run, and others have them as soon as they are back.
         self._staff.kill(INTERRUPTED)
         for hold in self._holds:
-            if hold.bundle.task in self._once:
+            outcome = self._starts.with_its_worker(hold)
+            if outcome is not None:
                 for at in hold.handed():
-                    self._books.end(hold, at, self._starts.with_its_worker(hold))
+                    self._books.end(hold, at, outcome)
         self._give_everything_back()
         self._announce(0.0)
         self._staff.close(INTERRUPTED)
@@ -509,16 +436,10 @@ class Supervisor:
         self._wake_write.close()
 
     def _give_everything_back(self) -> None:
-        lane = self._link.lane
-        if lane is None:
+        if self._link.lane is None:
             return
         ours = [hold for hold in self._holds if not hold.delivery.is_lost]
-        whole = [hold.delivery for hold in ours if hold.is_untouched]
-        whole += [delivery for _, delivery in self._postponed]
-        whole += [delivery for deliveries, _ in self._stranded for delivery in deliveries]
-        self._uncount(hold for hold in ours if hold.is_untouched)
-        if whole and self._link.lane is not None:
-            self._line.attempt(lane.give_back, whole)
+        self._returns.close(ours)
         self._books.close(ours)
 
 
