@@ -156,10 +156,11 @@ def read(data: bytes) -> Body:
     """Return what a record's bytes hold; a signature is not looked at here, but in `queuelib.sealed`.
 
     Raises:
+        CannotDecrypt: They are encrypted, and there was no key to open them with.
         DecodeError: They were not written by queuelib.
     """
+    data = seal.without_seal(data) if seal.is_sealed(data) else data
     try:
-        data = seal.without_seal(data) if seal.is_sealed(data) else data
         if not data:
             return Body()
         reads_result, reads_error = _readers()
