@@ -180,7 +180,7 @@ def _width(count: int) -> int:
 def _slices(content: bytes, count: int) -> tuple[bytes, Sequence[bytes]]:
     """Return what several successes have in common, encoded, and their encoded results a slice at a time, or its box."""
     if is_encrypted(content):
-        return _boxes(content)
+        return _boxes(content, count)
     match _unpacked(content):
         case [str(), str(), float(), bytes(results)] as fields:
             return _packb(fields[:3]), codec.split_list_every(results, count, _width(count))
@@ -197,17 +197,18 @@ def _encrypted_column(keys: Keyring, context: bytes, record: Record) -> bytes:
 
 
 def _decrypted_column(keys: Keyring, context: bytes, content: bytes, count: int) -> bytes:
-    head, boxes = _boxes(content)
+    head, boxes = _boxes(content, count)
     slices = [decrypt(keys, _context_of_slice(context, number), box) for number, box in enumerate(boxes)]
     return _success(head, codec.joined_list(count, b"".join(slices)))
 
 
-def _boxes(content: bytes) -> tuple[bytes, Sequence[bytes]]:
+def _boxes(content: bytes, count: int) -> tuple[bytes, Sequence[bytes]]:
+    number = -(-count // _width(count))
     match _unpacked(content[1:]):
-        case [bytes(head), list(boxes)] if all(type(box) is bytes for box in boxes):
+        case [bytes(head), list(boxes)] if len(boxes) == number and all(type(box) is bytes for box in boxes):
             return head, boxes
         case _:
-            msg = "it does not hold encrypted results"
+            msg = f"it does not hold the {number} encrypted slices of {count} results"
             raise DecodeError(msg)
 
 

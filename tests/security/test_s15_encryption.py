@@ -179,6 +179,23 @@ class TestOutcomes:
                 body.read(open_sealed(stored._replace(body=changed), KEYS).body)
 
 
+def test_s15_slices_that_are_missing() -> None:
+    """Whoever cuts a record with fewer boxes than it needs is told that it is not readable, without a key."""
+    record = seal(success(9), KEYS)
+    name, signature, content = record.body[:5], record.body[5:37], record.body[37:]
+    head, boxes = msgpack.unpackb(content[1:])
+    short = name + signature + b"\xc1" + bytes(msgpack.packb([head, boxes[:-1]]))
+    assert body.singles(record._replace(body=name + signature + content))
+    with pytest.raises(DecodeError):
+        body.singles(record._replace(body=short))
+
+
+def test_s15_a_start_mark_that_cannot_be_read() -> None:
+    """A worker that has no key yet knows that there was a start."""
+    mark = seal(Record(Key(BUNDLE_ID, 3), RUNNING, 1, body.of_starts(2), 5.0), KEYS)
+    assert body.starts_in(mark.body) == 1
+
+
 def test_s15_results_are_not_exchanged_between_jobs() -> None:
     """A part bears its own result, also where every box is genuine."""
     one, other = (body.singles(seal(success(9, first), KEYS)) for first in (0, 9))
