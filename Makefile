@@ -8,6 +8,7 @@ ROWS ?= 1-66
 BROKERS ?= sqlite,redis,rabbitmq
 CRASH_ARGS ?=
 JOBS ?= 1000000
+SOAK_JOBS ?= 3000000
 SOAK_ARGS ?=
 PYTEST_ARGS ?=
 FUZZ_ARGS ?=
@@ -55,8 +56,8 @@ crash: $(VENV)/.dev ## the fault rows, into docs/reliability.md: SEEDS=3 ROWS=1-
 crash-quick: $(VENV)/.dev ## the fault rows that guard every change, with a lease of 1.5 s
 	VENV=$(VENV) QUEUELIB_TEST_WAY=local scripts/with-servers -- $(BIN)/python -m tests.crash --quick $(CRASH_ARGS)
 
-soak: $(VENV)/.dev ## a fault a minute, and nothing may grow: JOBS=1000000 BROKERS=sqlite,redis,rabbitmq SOAK_ARGS='--help'
-	$(BIN)/python -m tests.crash.soak --jobs $(JOBS) --brokers $(BROKERS) --record docs/reliability/soak-$$(date +%F).json $(SOAK_ARGS)
+soak: $(VENV)/.dev ## a fault a minute, and nothing may grow: SOAK_JOBS=3000000 BROKERS=sqlite,redis,rabbitmq SOAK_ARGS='--help'
+	$(BIN)/python -m tests.crash.soak --jobs $(SOAK_JOBS) --brokers $(BROKERS) --record docs/reliability/soak-$$(date +%F).json $(SOAK_ARGS)
 	$(BIN)/python -m tests.crash.report
 
 bounds: $(VENV)/.dev ## a million waiting jobs, failures, results too large: JOBS=1000000 BROKERS=sqlite,redis,rabbitmq

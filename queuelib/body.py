@@ -156,10 +156,11 @@ def read(data: bytes) -> Body:
     """Return what a record's bytes hold; a signature is not looked at here, but in `queuelib.sealed`.
 
     Raises:
+        CannotDecrypt: They are encrypted, and there was no key to open them with.
         DecodeError: They were not written by queuelib.
     """
+    data = seal.without_seal(data) if seal.is_sealed(data) else data
     try:
-        data = seal.without_seal(data) if seal.is_sealed(data) else data
         if not data:
             return Body()
         reads_result, reads_error = _readers()
@@ -237,10 +238,12 @@ def of_starts(count: int) -> bytes:
 
 
 def starts_in(data: bytes) -> int:
-    """Return the count in a start mark; 0 where there is none or it is not a sane number."""
+    """Return the count in a start mark: 0 where there is none, 1 where it cannot be read or is not a sane number."""
+    if not data:
+        return 0
     try:
         data = seal.without_seal(data) if seal.is_sealed(data) else data
-        count = msgpack.unpackb(data) if 0 < len(data) <= _MOST_COUNT_BYTES else 0
+        count = msgpack.unpackb(data) if len(data) <= _MOST_COUNT_BYTES else None
     except ValueError:
-        return 0
-    return count if type(count) is int and 0 <= count < 1000 else 0  # noqa: PLR2004 - far beyond any limit of deaths
+        return 1
+    return count if type(count) is int and 0 <= count < 1000 else 1  # noqa: PLR2004 - far beyond any limit of deaths

@@ -73,8 +73,8 @@ class Dispatcher:
         palette: The colors.
         keep: Seconds or timedelta for which outcomes are kept.
         submit_deadline: Seconds within which `submit` answers.
-        key: Who signs messages and outcomes, `id:secret`, or several separated by commas of which the first signs; None:
-            $QUEUELIB_KEY, else nothing is signed or checked.
+        key: Who signs messages and outcomes, `id:secret`, or `id/aes:secret` to encrypt them too, or several
+            separated by commas of which the first signs; None: $QUEUELIB_KEY, else nothing is signed or checked.
         clock: The clocks, for tests.
 
     Raises:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, cast
 import msgpack
 
 from queuelib.codec import decode_fields, list_length
+from queuelib.encryption import decrypt, encrypt, is_encrypted, refusal
 from queuelib.errors import BadSignature, DecodeError, TooLarge, UnsupportedVersion
 from queuelib.ids import BUNDLE_BYTES
 from queuelib.message import Bundle, Limits
@@ -51,7 +52,7 @@ _PAYLOAD_TYPES: tuple[Any, ...] = (
     int,  # attempt
     int,  # deaths
     bytes,  # trace
-    bytes,  # column
+    bytes,  # column, or a box with it
 )
 _PLAIN = bytes([0x94, VERSION, 0xC0, 0xC0, 0xC4])  # the beginning of an unsigned envelope below 256 bytes
 _SIGNED_HEAD = bytes([VERSION])  # what a signature covers besides the payload, the key's id and the tag
@@ -59,14 +60,18 @@ _Call = tuple[str, str, bytes, Limits, str]
 
 
 def encode(bundle: Bundle, keys: Keyring | None = None) -> bytes:
-    """Return the frame that carries a bundle, signed if there are keys.
+    """Return the frame that carries a bundle, signed if there are keys, the arguments encrypted if they encrypt.
 
     Raises:
         TooLarge: The frame is larger than a message may be, in bytes.
     """
+    call = _pack_call(bundle.task, bundle.color, bundle.schema, bundle.limits, bundle.reply)
+    column = bundle.column
+    if keys is not None and keys.encrypts:
+        column = encrypt(keys, bundle.id + call, column)
     payload = _packb(
         (
-            _pack_call(bundle.task, bundle.color, bundle.schema, bundle.limits, bundle.reply),
+            call,
             bundle.id,
             bundle.size,
             None if len(bundle.indexes) == bundle.size else list(bundle.indexes),
@@ -76,7 +81,7 @@ def encode(bundle: Bundle, keys: Keyring | None = None) -> bytes:
             bundle.attempt,
             bundle.deaths,
             bundle.trace,
-            bundle.column,
+            column,
         )
     )
     if len(payload) > MAX_MESSAGE_BYTES:
@@ -99,6 +104,7 @@ def decode(frame: bytes, keys: Keyring | None = None) -> Bundle:
 
     Raises:
         BadSignature: None of the keys signed it, whatever else it may be: its payload is not looked at.
+        CannotDecrypt: Its arguments are encrypted, and there are no keys, or not the package for it.
         UnsupportedVersion: Another version of queuelib wrote it.
         DecodeError: The bytes are truncated, foreign or contradict themselves.
     """
@@ -125,7 +131,7 @@ def _signed_bundle(frame: bytes, keys: Keyring) -> Bundle:
         case _:
             msg = "it is not a signed envelope of queuelib, and only what a key of QUEUELIB_KEY signed is read here"
             raise BadSignature(msg)
-    return _bundle(_read_payload(_payload_bytes(outer)))
+    return _bundle(_read_payload(_payload_bytes(outer)), keys)
 
 
 def _payload_bytes(outer: Any) -> bytes:
@@ -201,7 +207,7 @@ def _unpack(data: bytes, what: str) -> Any:
         raise DecodeError(msg) from error
 
 
-def _bundle(fields: Any) -> Bundle:
+def _bundle(fields: Any, keys: Keyring | None = None) -> Bundle:
     call, bundle_id, size, written, submitted, due, expires, attempt, deaths, trace, column = fields
     task, color, schema, limits, reply = _read_call(call)
     if not (isfinite(submitted) and (due is None or isfinite(due)) and (expires is None or isfinite(expires))):
@@ -214,6 +220,10 @@ def _bundle(fields: Any) -> Bundle:
     if len(bundle_id) != BUNDLE_BYTES or not 0 < size <= MAX_JOBS or not counts_are_sane:
         msg = "the bundle id, size, attempt or deaths is out of range"
         raise DecodeError(msg)
+    if is_encrypted(column):
+        if keys is None:
+            raise refusal()
+        column = decrypt(keys, bundle_id + call, column)
     if written is None and size == list_length(column):
         indexes: Sequence[int] = range(size)
     else:

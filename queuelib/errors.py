@@ -2,7 +2,7 @@
 
 QueuelibError
 ├── ConfigurationError (ValueError)      a setting, URL, palette or registration that cannot work
-│   ├── MissingDriver (ImportError)      the URL needs an extra that is not installed
+│   ├── MissingDriver (ImportError)      the URL, or a key, needs an extra that is not installed
 │   ├── AccessRefused (BrokerUnavailable)  the server answers, and refuses this user or certificate
 │   └── RegistrationError                two handlers for one message, a task name taken twice, ...
 ├── BrokerUnavailable (ConnectionError)  the server did not answer in time; nothing was accepted
@@ -12,7 +12,8 @@ QueuelibError
 │   └── TooLarge                         it is larger than a message may be
 ├── DecodeError (ValueError)             bytes that are not what they should be
 │   ├── UnsupportedVersion               written by a newer queuelib
-│   └── BadSignature                     not signed by a key that is known here
+│   ├── BadSignature                     not signed by a key that is known here
+│   └── CannotDecrypt                    encrypted, and this program has no key or not the package for it
 ├── ArgumentError (TypeError)            an argument or result that does not fit its annotation
 ├── UnknownTask (LookupError)            no handler is registered under this name
 ├── UnknownJob (LookupError)             no job has this id
@@ -47,6 +48,7 @@ __all__ = [
     "BrokerFull",
     "BrokerUnavailable",
     "CancelledError",
+    "CannotDecrypt",
     "ConfigurationError",
     "DecodeError",
     "EncodeError",
@@ -82,7 +84,7 @@ class ConfigurationError(QueuelibError, ValueError):
 
 
 class MissingDriver(ConfigurationError, ImportError):
-    """The URL's scheme needs a package that is not installed; the message names the extra."""
+    """The URL's scheme, or a key that encrypts, needs a package that is not installed; the message names the extra."""
 
 
 class RegistrationError(ConfigurationError):
@@ -157,6 +159,10 @@ class UnsupportedVersion(DecodeError):
 
 class BadSignature(DecodeError):
     """A signature is missing, wrong, truncated or made with an unknown key, and QUEUELIB_KEY asks for one."""
+
+
+class CannotDecrypt(DecodeError):
+    """It is encrypted, and this program has no key, or lacks the package that decrypts; another one may read it."""
 
 
 class ArgumentError(QueuelibError, TypeError):

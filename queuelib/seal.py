@@ -2,12 +2,13 @@
 
 A record of several successes is signed as one. Backends may have to split it all the same, without a key: each job's
 part then takes along what proves that it belongs to the whole, the digests of about the square root of their number of
-slices of results. docs/wire-format.md describes the bytes.
+slices of results. Where keys encrypt, the body is a box, or each slice of results is one: signatures and digests are of
+what is stored. docs/wire-format.md describes the bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from math import isqrt
 from typing import Any, NamedTuple, cast
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple, cast
 import msgpack
 
 from queuelib import codec
+from queuelib.encryption import decrypt, encrypt, is_encrypted, refusal
 from queuelib.errors import BadSignature, DecodeError
 from queuelib.ids import Key
 from queuelib.outcome import Record
@@ -25,6 +27,7 @@ __all__ = ["is_sealed", "open_sealed", "parts", "seal", "without_seal"]
 _MARK = 0xC1  # a byte with which no msgpack begins
 _WHOLE, _COLUMN, _PART = 1, 2, 3
 _DIGEST_BYTES = 32
+_MOST_SLICES = 256  # of a record: it has at most 65,536 jobs
 _packb = cast("Callable[..., bytes]", msgpack.packb)  # which says that it may return None, and never does
 
 
@@ -51,10 +54,13 @@ class _Part(NamedTuple):
 
 
 def seal(record: Record, keys: Keyring) -> Record:
-    """Return a record with a signed body."""
-    body = record.body
-    form, proof = (_WHOLE, body) if record.count == 1 else (_COLUMN, _proof(*_digests(body, record.count)))
-    key_id, signature = keys.sign(OUTCOME, _context(form, record), proof)
+    """Return a record with a signed body, encrypted before if the keys encrypt."""
+    form = _WHOLE if record.count == 1 else _COLUMN
+    context, body = _context(form, record), record.body
+    if keys.encrypts and body:
+        body = encrypt(keys, context, body) if form == _WHOLE else _encrypted_column(keys, context, record)
+    proof = body if form == _WHOLE else _proof(*_slices(body, record.count))
+    key_id, signature = keys.sign(OUTCOME, context, proof)
     return record._replace(body=_packed(form, key_id, signature, body))
 
 
@@ -64,46 +70,61 @@ def is_sealed(body: bytes) -> bool:
 
 
 def open_sealed(record: Record, keys: Keyring) -> Record:
-    """Return a record with the body that was signed.
+    """Return a record with the body that was signed, decrypted.
 
     Raises:
         BadSignature: None of the keys signed that this is what became of this job.
+        CannotDecrypt: It was signed, and is encrypted, for which the package is missing here.
     """
     try:
         sealed = _read(record.body)
-        covered, proof, body = _covered(record, sealed)
+        part = _read_part(sealed.content) if sealed.form == _PART else None
+        context, proof = _covered(record, sealed, part)
     except DecodeError as error:
         msg = f"its signature cannot be read: {error}"
         raise BadSignature(msg) from error
-    keys.verify((sealed.key_id, sealed.signature), OUTCOME, covered, proof)
+    keys.verify((sealed.key_id, sealed.signature), OUTCOME, context, proof)
+    body = sealed.content
+    if part is not None:
+        results = part.results
+        if is_encrypted(results):
+            results = decrypt(keys, _context_of_slice(context, part.at // part.width), results)
+        body = _single(part, results)
+    elif is_encrypted(body) and record.count == 1:
+        body = decrypt(keys, context, body)
+    elif is_encrypted(body):
+        body = _decrypted_column(keys, context, body, record.count)
     return record._replace(body=body)
-
-
-def _covered(record: Record, sealed: _Sealed) -> tuple[bytes, bytes, bytes]:
-    """Return what the signature of a record has to cover, in two pieces, and the body behind it."""
-    form, _, _, content = sealed
-    if form == _WHOLE and record.count == 1:
-        return _context(form, record), content, content
-    if form == _COLUMN and record.count > 1:
-        return _context(form, record), _proof(*_digests(content, record.count)), content
-    if form == _PART and record.count == 1:
-        part = _read_part(content)
-        if record.key.index == part.first + part.at:
-            key = Key(record.key.bundle, part.first)
-            whole = Record(key, record.state, record.attempt, count=part.span)
-            return _context(_COLUMN, whole), _proof(part.head, _with_own(part)), _single(part)
-    msg = "it was made for another record"
-    raise DecodeError(msg)
 
 
 def without_seal(body: bytes) -> bytes:
     """Return a body without its signature, which is not looked at: for whoever has no key.
 
     Raises:
+        CannotDecrypt: It is encrypted.
         DecodeError: It cannot be read.
     """
     form, _, _, content = _read(body)
-    return _single(_read_part(content)) if form == _PART else content
+    part = _read_part(content) if form == _PART else None
+    if is_encrypted(content if part is None else part.results):
+        raise refusal()
+    return content if part is None else _single(part, part.results)
+
+
+def _covered(record: Record, sealed: _Sealed, part: _Part | None) -> tuple[bytes, bytes]:
+    """Return what the signature of a record has to cover, in two pieces."""
+    form, _, _, content = sealed
+    if form == _WHOLE and record.count == 1:
+        return _context(form, record), content
+    if form == _COLUMN and record.count > 1:
+        head, slices = _slices(content, record.count)
+        return _context(form, record), _proof(head, slices)
+    if part is not None and record.count == 1 and record.key.index == part.first + part.at:
+        key = Key(record.key.bundle, part.first)
+        whole = Record(key, record.state, record.attempt, count=part.span)
+        return _context(_COLUMN, whole), sha256(part.head).digest() + _with_own(part)
+    msg = "it was made for another record"
+    raise DecodeError(msg)
 
 
 def parts(record: Record) -> list[Record]:
@@ -117,9 +138,8 @@ def parts(record: Record) -> list[Record]:
         msg = "a record of several jobs bears the signature of one"
         raise DecodeError(msg)
     width = _width(record.count)
-    head, results = _split(content)
-    slices = codec.split_list_every(results, record.count, width)
-    digests = b"".join(sha256(one).digest() for one in slices)
+    head, slices = _slices(content, record.count)
+    digests = _digests(slices)
     found: list[Record] = []
     for at, key in enumerate(record.keys):
         part = _packb((record.key.index, record.count, at, head, digests, slices[at // width]))
@@ -157,24 +177,51 @@ def _width(count: int) -> int:
     return isqrt(count - 1) + 1
 
 
-def _split(content: bytes) -> tuple[bytes, bytes]:
-    """Return what the successes have in common, encoded, and the encoded list of their results."""
+def _slices(content: bytes, count: int) -> tuple[bytes, Sequence[bytes]]:
+    """Return what several successes have in common, encoded, and their encoded results a slice at a time, or its box."""
+    if is_encrypted(content):
+        return _boxes(content, count)
     match _unpacked(content):
         case [str(), str(), float(), bytes(results)] as fields:
-            return _packb(fields[:3]), results
+            return _packb(fields[:3]), codec.split_list_every(results, count, _width(count))
         case _:
             msg = "it does not hold results"
             raise DecodeError(msg)
 
 
-def _digests(content: bytes, count: int) -> tuple[bytes, bytes]:
-    head, results = _split(content)
-    slices = codec.split_list_every(results, count, _width(count))
-    return head, b"".join(sha256(one).digest() for one in slices)
+def _encrypted_column(keys: Keyring, context: bytes, record: Record) -> bytes:
+    """Return the body of several successes with a box for each slice of their results."""
+    head, slices = _slices(record.body, record.count)
+    boxes = [encrypt(keys, _context_of_slice(context, number), one) for number, one in enumerate(slices)]
+    return b"%c%b" % (_MARK, _packb((head, boxes)))
 
 
-def _proof(head: bytes, digests: bytes) -> bytes:
-    return sha256(head).digest() + digests
+def _decrypted_column(keys: Keyring, context: bytes, content: bytes, count: int) -> bytes:
+    head, boxes = _boxes(content, count)
+    slices = [decrypt(keys, _context_of_slice(context, number), box) for number, box in enumerate(boxes)]
+    return _success(head, codec.joined_list(count, b"".join(slices)))
+
+
+def _boxes(content: bytes, count: int) -> tuple[bytes, Sequence[bytes]]:
+    number = -(-count // _width(count))
+    match _unpacked(content[1:]):
+        case [bytes(head), list(boxes)] if len(boxes) == number and all(type(box) is bytes for box in boxes):
+            return head, boxes
+        case _:
+            msg = f"it does not hold the {number} encrypted slices of {count} results"
+            raise DecodeError(msg)
+
+
+def _context_of_slice(context: bytes, number: int) -> bytes:
+    return b"%b%d" % (context, number)
+
+
+def _proof(head: bytes, slices: Iterable[bytes]) -> bytes:
+    return sha256(head).digest() + _digests(slices)
+
+
+def _digests(slices: Iterable[bytes]) -> bytes:
+    return b"".join(sha256(one).digest() for one in slices)
 
 
 def _read_part(content: bytes) -> _Part:
@@ -197,12 +244,15 @@ def _with_own(part: _Part) -> bytes:
     return part.digests[:start] + own + part.digests[start + _DIGEST_BYTES :]
 
 
-def _single(part: _Part) -> bytes:
-    """Return the body that the job would have had alone."""
+def _single(part: _Part, results: bytes) -> bytes:
+    """Return the body that the job would have had alone, from the results of its slice."""
     before = part.at // part.width * part.width
     there = min(part.width, part.span - before)
-    result = codec.split_list(codec.joined_list(there, part.results), there)[part.at - before]
-    match _unpacked(part.head):
+    return _success(part.head, codec.split_list(codec.joined_list(there, results), there)[part.at - before])
+
+
+def _success(head: bytes, result: bytes) -> bytes:
+    match _unpacked(head):
         case [str(task), str(ran_by), float(seconds)]:
             return _packb((task, ran_by, seconds, result))
         case _:
@@ -212,7 +262,7 @@ def _single(part: _Part) -> bytes:
 
 def _unpacked(data: bytes) -> Any:
     try:
-        return msgpack.unpackb(data, max_array_len=16, max_map_len=0, max_ext_len=0)
+        return msgpack.unpackb(data, max_array_len=_MOST_SLICES, max_map_len=0, max_ext_len=0)
     except ValueError as error:
         msg = f"it is not readable: {error}"
         raise DecodeError(msg) from error

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from queuelib.errors import BadSignature
+from queuelib.encryption import decrypt, encrypt
+from queuelib.errors import BadSignature, CannotDecrypt, DecodeError
 from queuelib.ids import Key, job_id
 from queuelib.message import Outgoing
 from queuelib.outcome import CANCELLED, FORGED, QUEUED, SCHEDULED, Record
@@ -80,12 +83,12 @@ class SealedResults:
         return self.inner.cancelled(cursor)
 
     def quarantine(self, items: Sequence[QuarantineItem]) -> None:
-        """Set messages aside; their frames are signed, what is said of them is not."""
-        self.inner.quarantine(items)
+        """Set messages aside; their frames are signed, what is said of them is not, though encrypted if frames are."""
+        self.inner.quarantine(_hidden(items, self._keys))
 
     def quarantined(self) -> list[QuarantineItem]:
         """Return all that is set aside."""
-        return self.inner.quarantined()
+        return [_shown(item, self._keys) for item in self.inner.quarantined()]
 
     def release(self, ids: Sequence[str]) -> None:
         """Remove items from the quarantine."""
@@ -136,7 +139,11 @@ class SealedResults:
         if is_sealed(record.body):
             last = self._last
             if last is None or (last.stored is not record and last.stored != record):
-                last = self._last = _Opened(record, open_sealed(record, self._keys))
+                try:
+                    opened = open_sealed(record, self._keys)
+                except CannotDecrypt:
+                    opened = record  # it is good: who wants to read what is in it is told then
+                last = self._last = _Opened(record, opened)
             return last.record
         is_backends_word = record.state in _SAID_BY_BACKENDS and not record.body and record.count == 1
         if is_backends_word or self._keys.accepts_unsigned:
@@ -165,4 +172,27 @@ class SealedSettlement:
 
     def _signed(self, entry: Settled) -> Settled:
         records = [seal(record, self._keys) for record in entry.records]
-        return Settled(entry.delivery, records, entry.successors, entry.quarantined, entry.is_complete, entry.reply)
+        quarantined = _hidden(entry.quarantined, self._keys)
+        return Settled(entry.delivery, records, entry.successors, quarantined, entry.is_complete, entry.reply)
+
+
+_ENCRYPTED = "encrypted:"  # before the base64 of a box with the reason, which may quote arguments
+
+
+def _hidden(items: Sequence[QuarantineItem], keys: Keyring) -> Sequence[QuarantineItem]:
+    """Return what is to be set aside with reasons that only who has the key can read, if it encrypts."""
+    if not keys.encrypts:
+        return items
+    boxes = [encrypt(keys, item.id.encode(), item.reason.encode(errors="surrogatepass")) for item in items]
+    return [replace(item, reason=_ENCRYPTED + b64encode(box).decode()) for item, box in zip(items, boxes, strict=True)]
+
+
+def _shown(item: QuarantineItem, keys: Keyring) -> QuarantineItem:
+    """Return what is set aside with a reason to read."""
+    if not item.reason.startswith(_ENCRYPTED):
+        return item
+    try:
+        reason = decrypt(keys, item.id.encode(), b64decode(item.reason[len(_ENCRYPTED) :]))
+    except (DecodeError, ValueError) as error:
+        return replace(item, reason=f"(its reason is not readable: {error})")
+    return replace(item, reason=reason.decode(errors="surrogatepass"))

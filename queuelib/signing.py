@@ -1,5 +1,7 @@
 """Keys and signatures: who may write what others run and believe, proven by HMAC-SHA256 and nothing else.
 
+Keys may encrypt besides: then what jobs carry is unreadable to others, see encryption.py.
+
 A key has an id, which travels, and a secret, which never does. Each signature covers a tag for what is signed and the
 id of the key besides the data, so that none can stand for another. There is no way to say that something needs none.
 """
@@ -11,12 +13,14 @@ import hmac
 import re
 from typing import NoReturn
 
+from queuelib import encryption
 from queuelib.errors import BadSignature, ConfigurationError
 
 __all__ = ["FRAME", "OUTCOME", "SIGNATURE_BYTES", "Keyring", "Secret"]
 
 FRAME = b"frame"
 OUTCOME = b"outcome"
+_ENCRYPTION = b"encryption"
 SIGNATURE_BYTES = 32
 _MIN_SECRET = 16  # bytes; what has fewer can be guessed
 _KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,32}\Z")
@@ -70,14 +74,15 @@ class Secret:
 class _Key:
     """One key, with what all its signatures begin with hashed already."""
 
-    __slots__ = ("_begun", "id")
+    __slots__ = ("_begun", "encrypts", "id")
 
-    def __init__(self, key_id: str, secret: bytes) -> None:
+    def __init__(self, key_id: str, secret: bytes, *, encrypts: bool) -> None:
         self.id = key_id
+        self.encrypts = encrypts
         name = key_id.encode()
         self._begun = {
             tag: hmac.new(secret, b"queuelib %b\0%c%b" % (tag, len(name), name), hashlib.sha256)
-            for tag in (FRAME, OUTCOME)
+            for tag in (FRAME, OUTCOME, _ENCRYPTION)
         }
 
     def signature(self, tag: bytes, head: bytes, data: bytes) -> bytes:
@@ -91,13 +96,14 @@ class Keyring:
     """The keys that this program knows: the first one signs, each of them verifies.
 
     Args:
-        text: `id:secret`, or several separated by commas. An id has 1 to 32 letters, digits, `_`, `.` or `-`; a secret at
-            least 16 bytes and no comma.
+        text: `id:secret`, or `id/aes:secret` for a key that encrypts as well; or several separated by commas. An id has 1
+            to 32 letters, digits, `_`, `.` or `-`; a secret at least 16 bytes and no comma.
         accepts_unsigned: Whether what bears no signature is taken for good, while signing is introduced. A wrong
             signature never is.
 
     Raises:
         ConfigurationError: The text is no list of keys; the message does not show it.
+        MissingDriver: A key encrypts, and the package for it is not installed.
     """
 
     __slots__ = ("_keys", "_signer", "accepts_unsigned", "secret")
@@ -107,9 +113,10 @@ class Keyring:
         self.accepts_unsigned = accepts_unsigned
         self._keys: dict[str, _Key] = {}
         for place, entry in enumerate(text.split(","), 1):
-            key_id, colon, secret = entry.strip().partition(":")
-            if not colon or not _KEY_ID.match(key_id):
-                msg = f"key {place} is not ID:SECRET, where the id has 1 to 32 letters, digits, '_', '.' or '-': {_HOW}"
+            name, colon, secret = entry.strip().partition(":")
+            key_id, slash, way = name.partition("/")
+            if not colon or not _KEY_ID.match(key_id) or (slash and way != "aes"):
+                msg = f"key {place} is not ID:SECRET or ID/aes:SECRET, where the id has 1 to 32 letters, digits, '_', '.' or '-': {_HOW}"
                 raise ConfigurationError(msg)
             if len(secret.encode()) < _MIN_SECRET:
                 msg = f"the secret of key {key_id!r} has fewer than {_MIN_SECRET} bytes and could be guessed"
@@ -117,13 +124,32 @@ class Keyring:
             if key_id in self._keys:
                 msg = f"two keys have the id {key_id!r}: give the new one another"
                 raise ConfigurationError(msg)
-            self._keys[key_id] = _Key(key_id, secret.encode())
+            if slash:
+                encryption.require()
+            self._keys[key_id] = _Key(key_id, secret.encode(), encrypts=bool(slash))
         self._signer = next(iter(self._keys.values()))
 
     @property
     def ids(self) -> tuple[str, ...]:
         """Ids of the keys; the first one signs."""
         return tuple(self._keys)
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether what this program writes is encrypted: whether the first key encrypts. All of them decrypt."""
+        return self._signer.encrypts
+
+    def derive(self, salt: bytes, key_id: str | None = None) -> tuple[str, bytes]:
+        """Return the id of a key, the first one unless named, and 32 bytes that only who has it can make from `salt`.
+
+        Raises:
+            BadSignature: There is no such key here.
+        """
+        key = self._signer if key_id is None else self._keys.get(key_id)
+        if key is None:
+            msg = f"it is encrypted with the key {key_id!r:.66}, and QUEUELIB_KEY here has {', '.join(self._keys)}"
+            raise BadSignature(msg)
+        return key.id, key.signature(_ENCRYPTION, salt, b"")
 
     def sign(self, tag: bytes, head: bytes, data: bytes) -> tuple[str, bytes]:
         """Return the id of the key that signs, and the signature of `head` and `data` as they follow each other.

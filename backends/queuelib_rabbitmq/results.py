@@ -86,7 +86,7 @@ class RabbitResults:
         open_ones = [key for key, one in zip(keys, found, strict=True) if one is None or one.state != SUCCEEDED]
         unknown = here.memory.unanswered(open_ones, now)
         if unknown:
-            since = min(created_at(key.bundle) for key in unknown) - _SKEW
+            since = min(now, *(created_at(key.bundle) for key in unknown)) - _SKEW
             with here.memory.wanting(unknown):
                 if since < here.memory.folded.forgotten:
                     here.outcomes.restart()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Inbox", "address_pattern", "pack", "pack_runs", "unpack", "unpack_runs"]
 
 _RUN = struct.Struct(f">{BUNDLE_BYTES}sII")  # bundle, first job, number of jobs
-_END = 2**32  # beyond the last index a job may have
+_MOST_JOBS = 65_536  # of a bundle
 _READ_SLICE = 1.0  # seconds of one blocking read; well below the socket's time limit
 _OWN_CHECK = 1.0  # seconds between two looks at records that will be announced here
 _FIRST_CHECK, _LAST_CHECK = 0.005, 0.25  # seconds, doubling, for jobs that are announced elsewhere or nowhere
@@ -201,18 +201,14 @@ def pack_runs(records: Iterable[Record]) -> bytes:
 
 
 def unpack_runs(packed: bytes) -> list[tuple[bytes, int, int]]:
-    """Return bundle, first job and number of jobs of each run; a torn end is left out."""
+    """Return bundle, first job and number of jobs of each run; a torn end, and what no bundle has, is left out."""
     whole = len(packed) - len(packed) % _RUN.size
-    return list(_RUN.iter_unpack(packed[:whole]))
+    return [run for run in _RUN.iter_unpack(packed[:whole]) if run[1] + run[2] <= _MOST_JOBS]
 
 
 def unpack(packed: bytes) -> list[Key]:
     """Return the keys that were packed."""
-    return [
-        Key(bundle, index)
-        for bundle, first, count in unpack_runs(packed)
-        for index in range(first, min(first + count, _END))
-    ]
+    return [Key(bundle, index) for bundle, first, count in unpack_runs(packed) for index in range(first, first + count)]
 
 
 def address_pattern(namespace: str) -> re.Pattern[str]:

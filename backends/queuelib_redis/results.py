@@ -224,9 +224,14 @@ class RedisResults:
         live: list[WorkerInfo] = []
         dead: list[bytes] = []
         for name, value in pairs(found):
-            until, host, pid, colors, tasks, at = msgpack.unpackb(value)
-            if until > now:
-                live.append(WorkerInfo(name.decode(), host, pid, tuple(colors), tuple(tasks), at))
+            try:
+                until, host, pid, colors, tasks, at = msgpack.unpackb(value)
+                worker = WorkerInfo(name.decode(), host, pid, tuple(colors), tuple(tasks), at)
+                is_live = until > now
+            except (ValueError, TypeError):
+                continue  # somebody else wrote it
+            if is_live:
+                live.append(worker)
             else:
                 dead.append(name)  # one that has just come back is heard of again within seconds
         if dead:

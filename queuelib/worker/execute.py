@@ -154,7 +154,7 @@ def _delay_of(error: Retry) -> float | None:
 def _calls(definition: Definition, column: bytes, schema: bytes) -> list[Any]:
     """Return what each job of a column is called with, or why it cannot be."""
     try:
-        return definition.schema.load_column(column, schema)
+        return definition.schema.load_column(column, schema or None)  # empty: its writer did not say
     except DecodeError as error:
         return [error] * max(1, list_length(column))
 

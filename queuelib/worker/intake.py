@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from queuelib import body
 from queuelib.clock import Clock
 from queuelib.envelope import decode
-from queuelib.errors import BadSignature, DecodeError, UnsupportedVersion
+from queuelib.errors import BadSignature, CannotDecrypt, DecodeError, UnsupportedVersion
 from queuelib.ids import Key, job_id
 from queuelib.outcome import QUARANTINED, QUEUED, RUNNING, SCHEDULED, Record
 from queuelib.ports import Delivery, QuarantineItem, Settled
@@ -35,7 +35,7 @@ class Taken:
     Attributes:
         holds: Those with jobs to run.
         settled: Those to be settled at once: unreadable, or with no job left.
-        postponed: Those to be given back for a while: unknown task, newer version.
+        postponed: Those to be given back for a while: unknown task, newer version, encrypted and no key.
     """
 
     holds: list[Hold]
@@ -49,7 +49,7 @@ class Intake:
     Args:
         tasks: Names of the tasks that are known here.
         colors: Colors that are served here.
-        patience: Seconds for which an unknown task or version is given back before it is set aside.
+        patience: Seconds for which what another worker may be able to run is given back before it is set aside.
         clock: The clocks.
         once: Names of the tasks that must not start a second time: all their starts are marked.
         keys: Who may have signed a message; None: anybody may write one.
@@ -107,7 +107,7 @@ class Intake:
             bundle = decode(delivery.frame, self._keys)
         except BadSignature as error:
             taken.settled.append(self._refuse(delivery, str(error)))
-        except UnsupportedVersion as error:
+        except (UnsupportedVersion, CannotDecrypt) as error:
             self._postpone(taken, delivery, str(error))
         except DecodeError as error:
             taken.settled.append(self._set_aside(delivery, f"undecodable: {error}"))

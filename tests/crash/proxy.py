@@ -42,8 +42,9 @@ class FaultProxy:
     """Passes bytes on, both ways, until told otherwise.
 
     Args:
-        port: The server's port on 127.0.0.1.
+        port: The server's port.
         seed: What slices and jitter are drawn from.
+        host: The server's address.
 
     Attributes:
         port: Where it listens, on 127.0.0.1.
@@ -52,10 +53,11 @@ class FaultProxy:
         slice: Bytes of the longest piece that is passed on at once; 0 for no limit.
         refuses: Whether new connections are closed at once.
         accepted: How many connections there were so far.
+        heard: All that has passed, either way, if told to listen; None at first.
     """
 
-    def __init__(self, port: int, seed: int = 0) -> None:
-        self._server_port = port
+    def __init__(self, port: int, seed: int = 0, host: str = "127.0.0.1") -> None:
+        self._server = (host, port)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
         self.latency = 0.0
@@ -63,6 +65,7 @@ class FaultProxy:
         self.slice = 0
         self.refuses = False
         self.accepted = 0
+        self.heard: bytearray | None = None
         self._is_holding = False
         self._chance = random.Random(seed)
         self._ways: dict[socket.socket, _Way] = {}
@@ -161,7 +164,7 @@ class FaultProxy:
             near.close()
             return
         try:
-            far = socket.create_connection(("127.0.0.1", self._server_port), timeout=2.0)
+            far = socket.create_connection(self._server, timeout=2.0)
         except OSError:
             near.close()
             return
@@ -193,6 +196,8 @@ class FaultProxy:
     def _pass_on(self, way: _Way, data: bytes) -> None:
         if way.is_mute:
             return
+        if self.heard is not None:
+            self.heard += data
         if way.is_cut_at_reply:
             self.refuses = self.refuses or self._refuse_then
             self._drop(way.near)

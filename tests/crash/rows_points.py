@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from queuelib.faults import POINTS
+from queuelib.worker.watchdog import STILL_FOR, STUCK
 from tests.crash.rows import row
 from tests.integration.lab import let_pass
 from tests.waiting import eventually
@@ -47,6 +49,29 @@ def points_raise(trial: Trial) -> None:
 def points_sleep(trial: Trial) -> None:
     """Nothing starts a second time: everybody still has what is theirs."""
     _strike_all(trial, "sleep", f":{trial.lease / 3:g}")
+
+
+@row(
+    4,
+    "a worker's loop stands still for good, amid jobs that it took and started none of",
+    variant="stuck",
+    seconds=75,
+    within=180,
+    is_long=True,
+)
+def points_stuck(trial: Trial) -> None:
+    """Its watchdog ends it with its own status, and each job starts once, elsewhere."""
+    stuck = trial.lab.worker("-p", "1", QUEUELIB_FAULT="after_take:1:sleep:600")
+    stuck.await_ready()
+    jobs = trial.submit(20)
+    eventually(lambda: _strikes(stuck, "after_take"), within=30.0)
+    struck = time.monotonic()
+    trial.worker()
+    status = stuck.wait(STILL_FOR + 30.0)
+    trial.measure("ended by its watchdog", time.monotonic() - struck)
+    assert status == STUCK, stuck.said
+    trial.finish(jobs)
+    trial.check(jobs, faults=0)
 
 
 @row(4, "a client ends, or fails, when its job was accepted and it does not know", variant="client", seconds=15)

@@ -44,9 +44,9 @@ MOST_GROWTH = 1.0  # MiB for 100,000 jobs
 FEWEST_JOBS = 100_000  # of a judged life of a process: in shorter ones the steps of allocators outweigh everything
 _SLACK_DESCRIPTORS = 2  # a socket may be opened while another is closed
 _SETTLED = 0.2  # share of a life in which caches fill and modules are imported
-# A client remembers up to 200,000 bundles of its own and, on RabbitMQ, twice 64 MiB of outcomes by its own count (270 MiB
-# in all, measured); full by then, if jobs travel alone as they do on a busy machine.
-CLIENT_FILLS = {"sqlite": 250_000, "redis": 250_000, "rabbitmq": 500_000}  # jobs
+# What a client has grown to by then is bounded and stays: on RabbitMQ twice 64 MiB of outcomes by its own count (270 MiB in
+# all, measured); on Redis what thousands of outcomes took that came at once after the first faults.
+CLIENT_FILLS = {"sqlite": 250_000, "redis": 1_000_000, "rabbitmq": 2_000_000}  # jobs
 _SAMPLES_KEPT = 50  # of each run, in the record
 _LOOK_EVERY = 0.1  # seconds between two looks at the client's progress
 _QUIET_AFTER = 180.0  # seconds without progress after which a run is given up

@@ -63,7 +63,8 @@ class History:
             text = Path(self.path).read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
-        rows = [line.split() for line in text.splitlines()]
+        whole, _, _ = text.rpartition("\n")  # of a line that is just being written a reader may see the beginning
+        rows = [line.split() for line in whole.splitlines()]
         marks = [Mark(kind, label, int(pid), int(attempt), float(at)) for kind, label, pid, attempt, at in rows]
         return [mark for mark in marks if what in {"", mark.what}]
 

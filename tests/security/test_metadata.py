@@ -15,7 +15,7 @@ from queuelib.outcome import SUCCEEDED, Record
 from queuelib_rabbitmq import wire
 from queuelib_rabbitmq.memory import Memory
 from queuelib_rabbitmq.results import RabbitResults
-from queuelib_redis import records
+from queuelib_redis import inbox, records
 
 KEY = Key(bytes(16), 0)
 
@@ -73,6 +73,14 @@ def test_s06_a_bomb_in_a_stream_is_skipped() -> None:
     """A stream's message of empty lists is no message."""
     count = 3_000_000
     assert wire.decode(b"\x94\x01\x00\xc2\xdd" + count.to_bytes(4, "big") + b"\x90" * count) is None
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 2**32 - 1), (0, 65_537), (65_536, 1), (2**32 - 1, 2**32 - 1)])
+def test_s37_a_mark_of_more_jobs_than_there_are(first: int, count: int) -> None:
+    """A cancel mark that would make billions of jobs makes none; what stands beside it counts."""
+    sound = inbox.pack([Key(KEY.bundle, 3), Key(KEY.bundle, 4)])
+    forged = KEY.bundle + first.to_bytes(4, "big") + count.to_bytes(4, "big")
+    assert inbox.unpack(forged + sound) == [Key(KEY.bundle, 3), Key(KEY.bundle, 4)]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Signed records survive everything that result backends do with records: the conformance suite, behind signatures."""
+"""Signed and encrypted records survive everything that result backends do with records: the conformance suite again."""
 
 from __future__ import annotations
 
@@ -17,15 +17,25 @@ if TYPE_CHECKING:
 
     from queuelib.ports import ResultBackend
 
-KEYS = Keyring("k1:" + "a" * 32)
+SECRET = "a" * 32
+
+
+@pytest.fixture(params=["k1:" + SECRET, "k1/aes:" + SECRET], ids=["signed", "encrypted"], autouse=True)
+def keys(request: pytest.FixtureRequest) -> Keyring:
+    """The key of all records."""
+    return Keyring(request.param)
 
 
 class _Sealed(ResultConformance):
-    """Any backend, with every record signed and checked."""
+    """Any backend, with every record signed and checked, and encrypted besides or not."""
+
+    @pytest.fixture(autouse=True)
+    def _know_keys(self, keys: Keyring) -> None:
+        self._keys = keys
 
     def open(self, url: str, place: str) -> ResultBackend:
         """Open the backend behind signatures."""
-        return SealedResults(super().open(url, place), KEYS, shows_forged=True)
+        return SealedResults(super().open(url, place), self._keys, shows_forged=True)
 
 
 class TestMemory(_Sealed):

@@ -47,6 +47,7 @@ class FakeResults:
     records: dict[Key, Record] = field(default_factory=dict["Key", "Record"])
     error: Exception | None = None
     cancelled_keys: list[Key] = field(default_factory=list["Key"])
+    set_aside: list[QuarantineItem] = field(default_factory=list["QuarantineItem"])
     capabilities: ResultCapabilities = field(default_factory=lambda: ResultCapabilities(records=True))
 
     def store(self, records: Sequence[Record], reply: str = "") -> list[bool]:
@@ -65,8 +66,13 @@ class FakeResults:
         return [self.records.get(key) for key in keys]
 
     def quarantine(self, items: Sequence[QuarantineItem]) -> None:
-        """Write it down."""
+        """Write it down, and keep it."""
         self.log.append(("quarantine", list(items)))
+        self.set_aside += items
+
+    def quarantined(self) -> list[QuarantineItem]:
+        """Return what is kept."""
+        return self.set_aside
 
     def cancel(self, keys: Sequence[Key]) -> None:
         """Write it down."""

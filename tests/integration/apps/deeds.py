@@ -230,6 +230,12 @@ def fussy(x: int) -> int:
 
 
 @dispatcher.task
+def complain(text: str) -> None:
+    """Raise what was given."""
+    raise ValueError(text)
+
+
+@dispatcher.task
 def typed(genome: list[float], name: str = "sphere", *, scale: float = 1.0) -> float:
     """Take what its annotations say."""
     return scale * sum(genome) if name else 0.0
