@@ -189,6 +189,11 @@ def _read_call(data: bytes) -> _Call:
     fields = _unpack(data, "the call")
     _check(fields, _CALL_TYPES, "call")
     task, color, schema, numbers, reply = fields
+    try:
+        f"{task}{color}{reply}".encode()
+    except UnicodeEncodeError as error:  # a lone surrogate, which no retry of this could be written with
+        msg = "a text of the call is not Unicode"
+        raise DecodeError(msg) from error
     _check(numbers, _LIMIT_TYPES, "limits")
     if any(limit is not None and limit < 0 for limit in numbers) or numbers[2] > MAX_RETRIES:
         msg = "a limit is out of range"

@@ -114,15 +114,23 @@ class Ledger:
 
     def add(self, hold: Hold, at: int, outcome: Outcome) -> str:
         """Enter the outcome of a job; return the state it leads to, or nothing if it had ended before."""
-        if not hold.end(at, at + 1):
+        if hold.has_ended(at):
             return ""
-        now, entry, bundle = self._clock.wall(), self._entry(hold), hold.bundle
-        attempt, key = bundle.attempt, hold.key(at)
+        now, bundle = self._clock.wall(), hold.bundle
+        successor: Outgoing | None = None
+        item: QuarantineItem | None = None
         try:
-            record = self._record(entry, hold, at, outcome, now)
+            record, successor, item = self._made(hold, at, outcome, now)
         except (DecodeError, TooLarge) as error:  # the column cannot be cut, or its retry is a little too large to send
-            record = Record(key, FAILED, attempt, body.of_error(bundle.task, error), now)
+            record = Record(hold.key(at), FAILED, bundle.attempt, body.of_error(bundle.task, error), now)
+        # From here on nothing raises: a job is over only where its record is in the entry.
+        hold.end(at, at + 1)
+        entry = self._entry(hold)
         entry.records.append(record)
+        if successor is not None:
+            entry.successors = [*entry.successors, successor]
+        if item is not None:
+            entry.quarantined = [*entry.quarantined, item]
         return record.state
 
     def take_all(self) -> list[Settled]:
@@ -150,26 +158,29 @@ class Ledger:
             entry = self._entries[hold] = _Entry()
         return entry
 
-    def _record(self, entry: _Entry, hold: Hold, at: int, outcome: Outcome, now: float) -> Record:
+    def _made(
+        self, hold: Hold, at: int, outcome: Outcome, now: float
+    ) -> tuple[Record, Outgoing | None, QuarantineItem | None]:
+        """Return the record of an outcome, the message of its retry and what is set aside, where there are any."""
         bundle, key = hold.bundle, hold.key(at)
         attempt = bundle.attempt
         match outcome:
             case bytes():
-                return Record(key, SUCCEEDED, attempt, body.of_result(bundle.task, outcome), now)
+                return Record(key, SUCCEEDED, attempt, body.of_result(bundle.task, outcome), now), None, None
             case Again(delay, report) if attempt <= bundle.limits.retries:
                 wait = delay_before(attempt + 1, bundle.limits) if delay is None else delay
                 successor = part(bundle, [at], attempt=attempt + 1, due=now + wait, deaths=0)
-                entry.successors = [*entry.successors, outgoing(successor, self._keys, is_successor=True)]
-                return Record(key, RETRYING, attempt + 1, report, now)
+                frame = outgoing(successor, self._keys, is_successor=True)
+                return Record(key, RETRYING, attempt + 1, report, now), frame, None
             case Again(_, report) | Failed(report):
-                return Record(key, FAILED, attempt, report, now)
+                return Record(key, FAILED, attempt, report, now), None, None
             case NotRun(state):
-                return Record(key, state, attempt, b"", now)
+                return Record(key, state, attempt, b"", now), None, None
             case Quarantined(reason):
-                frame = outgoing(part(bundle, [at], due=None, deaths=0), self._keys).frame
-                item = QuarantineItem(job_id(*key), bundle.color, shown(reason), frame, now)
-                entry.quarantined = [*entry.quarantined, item]
-                return Record(key, QUARANTINED, attempt, body.of_failure(bundle.task, "", reason), now)
+                alone = outgoing(part(bundle, [at], due=None, deaths=0), self._keys)
+                item = QuarantineItem(job_id(*key), bundle.color, shown(reason), alone.frame, now)
+                why = body.of_failure(bundle.task, "", reason)
+                return Record(key, QUARANTINED, attempt, why, now), None, item
 
     def _close_run(self, hold: Hold, entry: _Entry) -> None:
         """Turn the successes in a row into records: as few as their indexes and their size allow."""

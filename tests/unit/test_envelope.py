@@ -321,6 +321,15 @@ class TestContradictions:
         with pytest.raises(DecodeError, match="the limits has not the 5 fields of version 2"):
             decode(with_field("limits", [*fields[0][3], 0][:count]))
 
+    @pytest.mark.parametrize("field", ["task", "color", "reply"])
+    def test_a_text_of_the_call_is_unicode(self, field: str) -> None:
+        """A lone surrogate is none: a retry of the job, or what is set aside, could not be written with it."""
+        fields = fields_of()
+        fields[0][CALL.index(field)] = "a\ud800"
+        call = msgpack.packb(fields[0], unicode_errors="surrogatepass")
+        with pytest.raises(DecodeError, match="not Unicode"):
+            decode(frame_around(msgpack.packb([call, *fields[1:]])))
+
     def test_the_message_names_the_field(self) -> None:
         """Whoever looks into the quarantine learns what is wrong."""
         with pytest.raises(DecodeError, match="field 2 of the payload has the type str"):

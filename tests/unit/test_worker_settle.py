@@ -29,6 +29,7 @@ from queuelib.outcome import (
 )
 from queuelib.ports import QuarantineItem, Settled
 from queuelib.settings import MAX_MESSAGE_BYTES
+from queuelib.worker.lease import Hold
 from queuelib.worker.settle import Ledger, write
 from tests.unit.fakes import (
     BUNDLE_ID,
@@ -45,8 +46,6 @@ from tests.unit.fakes import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from queuelib.worker.lease import Hold
 
 OUTCOMES = [b"r", Again(None, b"e"), Failed(b"e"), Quarantined("why"), NotRun(CANCELLED), NotRun(EXPIRED)]
 
@@ -210,6 +209,16 @@ class TestLedger:
         assert ledger.add(make_hold(bundle), 0, Again(None, b"error")) == FAILED
         (entry,) = ledger.take_all()
         assert body.read(entry.records[0].body).type_name.endswith("DecodeError")
+
+    @pytest.mark.parametrize("outcome", [Again(None, b"error"), Quarantined("why")])
+    def test_what_cannot_be_entered_changes_nothing(self, outcome: Outcome) -> None:
+        """Its delivery is not said to be complete, so that the message stays where it is."""
+        hold = Hold(make_delivery(), make_bundle(reply="\ud800", limits=Limits(retries=3)))
+        ledger = Ledger(Time().clock)
+        with pytest.raises(UnicodeEncodeError):
+            ledger.add(hold, 0, outcome)
+        assert hold.left == 1
+        assert not ledger
 
 
 class TestSuccesses:
