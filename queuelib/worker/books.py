@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from queuelib import faults
 from queuelib.clock import Clock
-from queuelib.errors import BrokerUnavailable
+from queuelib.errors import BrokerUnavailable, DecodeError, TooLarge
 from queuelib.outcome import SUCCEEDED, Outcome, Record
 from queuelib.ports import Delivery, Settled
 from queuelib.worker.children import Report, Successes
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Books"]
 
+_log = logging.getLogger("queuelib.worker")
 _SETTLE_EVERY = 0.020  # what quick jobs lose at most when the worker dies is run again in as little time
 
 
@@ -154,24 +156,33 @@ class Books:
     def close(self, holds: Iterable[Hold]) -> None:
         """Write what can be written, once; the jobs of these that have no outcome go on as messages of their own."""
         self._unsettled += self._ledger.take_all()
-        rest = [
-            Settled(
-                hold.delivery, successors=[hold.remainder(self._link.keys)], is_complete=True, reply=hold.bundle.reply
-            )
-            for hold in holds
-            if hold.left and not hold.is_untouched
-        ]
-        batch = [entry for entry in self._unsettled if not entry.delivery.is_lost] + rest
-        if batch and self._link.lane is not None:
-            self._line.attempt(write, batch, self._link.lane, self._link.results, self._link.door)
+        ours = [entry for entry in self._unsettled if not entry.delivery.is_lost]
+        rest = list(self._remainders(holds))
+        if (ours or rest) and self._link.lane is not None:
+            self._line.attempt(self._write, ours, self._link.lane, rest)
 
-    def _write(self, batch: list[Settled], lane: Lane) -> None:
+    def _remainders(self, holds: Iterable[Hold]) -> Iterator[Settled]:
+        """Return entries that have the jobs without an outcome go on, of deliveries of which others have one."""
+        for hold in holds:
+            if hold.left and not hold.is_untouched:
+                try:
+                    remainder = hold.remainder(self._link.keys)
+                except (DecodeError, TooLarge) as error:  # whoever gets it reads what ended of it
+                    _log.warning(
+                        "the rest of a message in %s cannot be cut out of it, so it stays with the broker: %s",
+                        hold.bundle.color,
+                        error,
+                    )
+                    continue
+                yield Settled(hold.delivery, successors=[remainder], is_complete=True, reply=hold.bundle.reply)
+
+    def _write(self, batch: list[Settled], lane: Lane, remainders: Sequence[Settled] = ()) -> None:
         if self._is_in_doubt:
             forget_accepted(batch, self._link.results)
         self._is_in_doubt = True
         if faults.ACTIVE:
             faults.point("before_settle")
-        write(batch, lane, self._link.results, self._link.door)
+        write([*batch, *remainders] if remainders else batch, lane, self._link.results, self._link.door)
         if faults.ACTIVE:
             faults.point("after_settle")
         self._is_in_doubt = False

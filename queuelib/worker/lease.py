@@ -126,7 +126,12 @@ class Hold:
         return found
 
     def remainder(self, keys: Keyring | None = None) -> Outgoing:
-        """Return the jobs without an outcome as a frame of their own, signed if there are keys."""
+        """Return the jobs without an outcome as a frame of their own, signed if there are keys.
+
+        Raises:
+            DecodeError: The column cannot be cut: its header is right, and what is behind it is not.
+            TooLarge: It is larger than a message may be, as what it came in may have been.
+        """
         positions = [position for position, state in enumerate(self._states) if state != _ENDED]
         return outgoing(part(self.bundle, positions, due=None), keys, is_successor=True)
 

@@ -343,6 +343,33 @@ class TestEnd:
             (rest,) = [frame for entry in it.settled() for frame in entry.successors]
             assert list(envelope.decode(rest.frame).indexes) == [2]
 
+    def test_what_cannot_be_cut_does_not_keep_the_rest_from_being_written(self) -> None:
+        """A message of which nobody can make a part stays with the broker as it is; its outcomes are written, too."""
+        with desk(Link(keeps_claims=True)) as it:
+            hold = it.receive(make_delivery(make_bundle(1, id=b"o" * 16)))
+            it.supervisor._receive([make_delivery(make_bundle(2)._replace(column=b"\x92\xc1\xc1"))])
+            it.supervisor._ready.drain()
+            bad = next(one for one in it.supervisor._holds if one is not hold)
+            bad.hand(0, 1)
+            it.fail(bad, 0)
+            it.succeed(hold, 0)
+            it.supervisor._give_everything_back()
+            assert sorted(it.records()) == [(0, FAILED), (0, SUCCEEDED)]
+            assert {entry.delivery: entry.is_complete for entry in it.settled()} == {
+                hold.delivery: True,
+                bad.delivery: False,
+            }
+
+    def test_a_retry_in_doubt_is_not_published_again(self) -> None:
+        """The answer to the last settlement was lost: what stands of it is not in what is written at the end."""
+        link = Link(keeps_claims=True)
+        with desk(link) as it:
+            it.retry(it.receive(make_delivery(make_bundle(2, limits=Limits(retries=3)))), 0)
+            link.door.loses_answer = True
+            it.settle()
+        published = [envelope.decode(frame.frame) for entry in it.settled() for frame in entry.successors]
+        assert [(list(one.indexes), one.attempt) for one in published] == [([0], 2), ([1], 1)]
+
     def test_nothing_runs_any_more_when_it_is_given_back(self) -> None:
         """A worker that ends by an error may still run jobs: others have them as soon as they are back."""
         link = Link(keeps_claims=True)
