@@ -8,8 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
-from contextvars import copy_context
-from types import CoroutineType
+from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from queuelib import body
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from queuelib.dispatcher import Dispatcher
     from queuelib.task import Definition
     from queuelib.worker.child import Lot
+    from queuelib.worker.coroutines import Coroutines
 
 __all__ = ["Executor"]
 
@@ -34,7 +34,7 @@ class Executor:
     def __init__(self, dispatcher: Dispatcher, worker: str) -> None:
         self._dispatcher = dispatcher
         self._ran_by = f"{worker}/{os.getpid()}"
-        self._loop: Any = None
+        self._coroutines: Coroutines | None = None
 
     def outcomes(self, lot: Lot, at: int) -> Iterator[Outcome]:
         """Run one job of a lot for each item that is asked for, from a position on; each position is run once.
@@ -93,15 +93,39 @@ class Executor:
 
     def _call(self, function: Callable[..., Any], call: Any, timeout: float | None) -> Any:
         if timeout is not None:
-            with _soft_limit(timeout):
+            with self._soft_limit(timeout):
                 return self._call(function, call, None)
         value = function(*call) if type(call) is tuple else function(*call.args, **call.kwargs)
         return self._complete(value) if type(value) is CoroutineType else value
 
+    @contextmanager
+    def _soft_limit(self, timeout: float) -> Generator[None]:
+        """Raise SoftTimeLimit in the block after `timeout` seconds; a thread other than the main one has no such alarm."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ring(_: int, frame: FrameType | None) -> None:
+            msg = f"the handler ran longer than its timeout of {timeout:g} s"
+            self.interrupt(SoftTimeLimit(msg), frame)
+
+        previous = signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, timeout)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            signal.signal(signal.SIGALRM, previous)
+
+    def interrupt(self, error: SoftTimeLimit | Shutdown, frame: FrameType | None) -> None:
+        """Raise an error in the handler that runs, from a signal handler that struck in this frame: here, or at its await."""
+        if self._coroutines is None or not self._coroutines.interrupt(error, frame):
+            raise error
+
     def close(self) -> None:
         """End the event loop, if handlers needed one."""
-        if self._loop is not None:
-            self._loop.close()
+        if self._coroutines is not None:
+            self._coroutines.close()
 
     def _read(self, lot: Lot) -> list[Any]:
         """Find the task and the handler of a lot, and return what each of its jobs is called with."""
@@ -123,11 +147,11 @@ class Executor:
         return calls
 
     def _complete(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        if self._loop is None:
-            import asyncio  # noqa: PLC0415 - only children that run coroutines pay for it
+        if self._coroutines is None:
+            from queuelib.worker.coroutines import Coroutines  # noqa: PLC0415 - only children that run some pay for asyncio
 
-            self._loop = asyncio.Runner()
-        return self._loop.run(coroutine, context=copy_context())
+            self._coroutines = Coroutines()
+        return self._coroutines.run(coroutine)
 
     def _failure(self, definition: Definition, error: BaseException, own_frames: int) -> Outcome:
         """Return what an exception leads to; so many frames of ours stand above the handler's in its traceback."""
@@ -157,23 +181,3 @@ def _calls(definition: Definition, column: bytes, schema: bytes) -> list[Any]:
         return definition.schema.load_column(column, schema or None)  # empty: its writer did not say
     except DecodeError as error:
         return [error] * max(1, list_length(column))
-
-
-@contextmanager
-def _soft_limit(timeout: float) -> Generator[None]:
-    """Raise SoftTimeLimit in the block after `timeout` seconds; a thread other than the main one has no such alarm."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ring(*_: object) -> None:
-        msg = f"the handler ran longer than its timeout of {timeout:g} s"
-        raise SoftTimeLimit(msg)
-
-    previous = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, timeout)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, previous)

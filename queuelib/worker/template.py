@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from queuelib.errors import ConfigurationError, Shutdown, WorkerError
@@ -136,13 +137,14 @@ def _run_child(fds: list[int], dispatcher: Dispatcher, worker: str, supervisor: 
             time.sleep(0.0002)
         os.setpgid(0, 0)
         process.die_with_parent(supervisor)
-        signal.signal(signal.SIGTERM, _shut_down)
+        executor = Executor(dispatcher, worker)
+        signal.signal(signal.SIGTERM, partial(_shut_down, executor))
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.environ["QUEUELIB_WORKER_NAME"] = worker
         sock, tokens, memory, bell = fds
         slot = Slot(mmap.mmap(memory, 0))
         os.close(memory)
-        serve(socket.socket(fileno=sock), (tokens, bell), slot, Executor(dispatcher, worker), worker)
+        serve(socket.socket(fileno=sock), (tokens, bell), slot, executor, worker)
         status = 0
     except Shutdown:
         status = 0
@@ -158,9 +160,9 @@ def _run_child(fds: list[int], dispatcher: Dispatcher, worker: str, supervisor: 
             os._exit(status)
 
 
-def _shut_down(_number: int, _frame: object) -> None:
+def _shut_down(executor: Executor, _number: int, frame: FrameType | None) -> None:
     msg = "the worker ends, and this job runs again elsewhere"
-    raise Shutdown(msg)
+    executor.interrupt(Shutdown(msg), frame)
 
 
 if __name__ == "__main__":

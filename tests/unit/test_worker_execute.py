@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from queuelib import Dispatcher, Handlers, Message, Retry, body, codec, current_job
+from queuelib import Dispatcher, Handlers, Message, Retry, Shutdown, SoftTimeLimit, body, codec, current_job
 from queuelib.context import running
 from queuelib.ids import job_id
 from queuelib.outcome import Again, Failed, Outcome, Quarantined
@@ -14,7 +17,7 @@ from queuelib.worker.child import Lot
 from queuelib.worker.execute import Executor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
 dispatcher = Dispatcher("memory://executing")
 
@@ -38,6 +41,101 @@ def liar() -> int:
     """Return what it does not say."""
     answer: Any = "no number"
     return answer  # type: ignore[no-any-return]
+
+
+done: list[str] = []
+at_wait: list[Callable[[], None]] = []  # called once a coroutine waits
+
+
+async def deaf() -> None:
+    """Do not mind being cancelled."""
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        pass
+
+
+async def wait(case: str) -> None:
+    """Wait for something that does not come."""
+    if case == "busy":
+        while True:
+            pass
+    for call in at_wait:
+        asyncio.get_running_loop().call_later(0.001, call)
+    never = asyncio.Event().wait
+    if case == "shield":
+        await asyncio.shield(asyncio.ensure_future(never()))
+    elif case == "wait_for":
+        await asyncio.wait_for(never(), 60.0)
+    elif case == "deaf task":
+        await asyncio.create_task(deaf())
+    else:
+        await never()
+
+
+@dispatcher.task(name="lab.waits", retries=3)
+async def waits(case: str, goes_on: bool) -> str:  # noqa: FBT001 - a job's argument
+    """Wait until the soft limit."""
+    try:
+        await wait(case)
+    except (SoftTimeLimit, Shutdown) as error:
+        done.append(f"saw {'SoftTimeLimit' if isinstance(error, SoftTimeLimit) else 'Shutdown'}")
+        if not goes_on:
+            raise
+        await asyncio.sleep(0.001)
+        done.append("waits again")
+    finally:
+        await asyncio.sleep(0.001)
+        done.append("put in order")
+    return "went on"
+
+
+@dispatcher.task(name="lab.groups", retries=3)
+async def groups() -> None:
+    """Wait, beside a member of a group."""
+
+    async def member() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            done.append("member cancelled")
+            raise
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(member())
+        await asyncio.Event().wait()
+
+
+@dispatcher.task(name="lab.leaves", retries=3)
+async def leaves(how: str) -> list[str]:
+    """Leave a task and a generator behind, and say what has ended."""
+    if how == "look":
+        await asyncio.sleep(0.001)
+        return sorted(done)
+
+    async def background() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            done.append("task ended")
+
+    async def numbers() -> AsyncGenerator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            await asyncio.sleep(0)
+            done.append("generator ended")
+
+    kept.append(asyncio.create_task(background()))
+    async for _ in numbers():
+        await asyncio.sleep(0 if how == "return" else 60.0)
+        break
+    return []
+
+
+kept: list[asyncio.Task[None]] = []
 
 
 class Forgetful(Retry):
@@ -188,6 +286,67 @@ def test_a_coroutine_is_run_to_its_end() -> None:
     assert isinstance(first, bytes)
     assert isinstance(second, bytes)
     assert codec.decode(first) != codec.decode(second)
+
+
+@pytest.mark.parametrize("case", ["sleep", "shield", "wait_for", "deaf task", "busy"])
+def test_a_coroutine_sees_its_soft_limit(case: str) -> None:
+    """Where it waits, whatever it waits for, or in its own code; the attempt has failed, and its cleaning up was awaited."""
+    done.clear()
+    (outcome,) = run("lab.waits", [case, False], timeout=0.05)
+    assert isinstance(outcome, Again)
+    assert body.read(outcome.body).type_name == "queuelib.errors.SoftTimeLimit"
+    assert message_of(outcome) == "the handler ran longer than its timeout of 0.05 s"
+    assert done == ["saw SoftTimeLimit", "put in order"]
+
+
+@pytest.mark.parametrize("case", ["sleep", "shield", "wait_for", "deaf task", "busy"])
+def test_a_coroutine_may_go_on_after_its_soft_limit(case: str) -> None:
+    """As any handler that catches it; it is not cancelled."""
+    done.clear()
+    assert run("lab.waits", [case, True], timeout=0.05) == [codec.encode("went on")]
+    assert done == ["saw SoftTimeLimit", "waits again", "put in order"]
+
+
+def test_the_soft_limit_in_a_group_of_tasks() -> None:
+    """Their group ends them; what comes out is the limit, and not a group of exceptions with it."""
+    done.clear()
+    (outcome,) = run("lab.groups", [], timeout=0.05)
+    assert isinstance(outcome, Again)
+    assert body.read(outcome.body).type_name == "queuelib.errors.SoftTimeLimit"
+    assert done == ["member cancelled"]
+
+
+def test_the_end_of_the_worker_in_a_coroutine() -> None:
+    """It sees Shutdown at its await, may put things in order, and is no outcome."""
+    done.clear()
+    one, executor = lot("lab.waits", [["sleep", False]]), Executor(dispatcher, "w1")
+
+    def shut_down(_: int, frame: Any) -> None:
+        executor.interrupt(Shutdown("the end"), frame)
+
+    previous = signal.signal(signal.SIGUSR1, shut_down)
+    at_wait.append(lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    try:
+        with pytest.raises(Shutdown, match="the end"):
+            list(executor.outcomes(one, 0))
+    finally:
+        at_wait.clear()
+        signal.signal(signal.SIGUSR1, previous)
+        executor.close()
+    assert done == ["saw Shutdown", "put in order"]
+
+
+def test_nothing_of_a_coroutine_outlives_it() -> None:
+    """Neither what it waits for, nor tasks that it left, nor generators: the next one finds all of them ended."""
+    done.clear()
+    first, second = run("lab.leaves", ["limit"], ["look"], timeout=0.05)
+    assert isinstance(first, Again)
+    assert second == codec.encode(["generator ended", "task ended"])
+    done.clear()
+    assert run("lab.leaves", ["return"], ["look"]) == [
+        codec.encode([]),
+        codec.encode(["generator ended", "task ended"]),
+    ]
 
 
 def test_a_result_that_does_not_fit() -> None:
