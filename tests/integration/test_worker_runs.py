@@ -132,6 +132,14 @@ def test_soft_limit_may_retry(served: Lab) -> None:
     assert [mark.attempt for mark in history.marks("start")] == [1, 2]
 
 
+def test_soft_limit_in_a_coroutine(served: Lab) -> None:
+    """It sees it where it waits, and has put things in order before its job runs again."""
+    history = served.history()
+    job = served.deeds.idle.options(timeout=0.2, retries=1, backoff=0.0).submit(history.path, "soft")
+    assert job.result(timeout=WITHIN) == "soft"
+    assert [(mark.what, mark.attempt) for mark in history.marks()] == [("start", 1), ("soft", 1), ("start", 2)]
+
+
 def test_hard_limit_kills_and_may_retry(served: Lab) -> None:
     """A handler that does not listen is killed at its hard limit; that is a failure, may retry, and is no death."""
     history, task = served.history(), served.deeds.dawdle
@@ -236,6 +244,17 @@ def test_second_signal_gives_back_uncounted(lab: Lab) -> None:
     assert results(jobs) == ["a", "b"]
     assert {mark.attempt for mark in history.marks("start")} == {1}
     assert sorted(history.labels("finish")) == ["a", "b"]
+
+
+def test_a_coroutine_sees_the_end_of_its_worker(lab: Lab) -> None:
+    """It has its two seconds as any handler has, and its job goes back."""
+    history = lab.history()
+    job = lab.deeds.idle.submit(history.path, "long")
+    worker = lab.worker("--processes", "1")
+    history.await_start("long")
+    assert worker.stop() == 0
+    assert history.labels("shutdown") == ["long"]
+    eventually(lambda: job.state == "queued", within=5.0)
 
 
 def test_grace_interrupts_by_itself(lab: Lab) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import itertools
 import logging
@@ -178,6 +179,20 @@ def dawdle(path: str, label: str, *, is_stubborn: bool = False) -> str:
             note(path, "soft", label)
             if not is_stubborn:
                 raise
+    return label
+
+
+@dispatcher.task
+async def idle(path: str, label: str) -> str:
+    """Wait for ever in the first attempt, and put things in order in a moment."""
+    note(path, "start", label)
+    try:
+        if current_job().attempt == 1:
+            await asyncio.Event().wait()
+    except (SoftTimeLimit, Shutdown) as error:
+        await asyncio.sleep(0.05)
+        note(path, "soft" if isinstance(error, SoftTimeLimit) else "shutdown", label)
+        raise
     return label
 
 
