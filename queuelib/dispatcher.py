@@ -336,7 +336,7 @@ class Dispatcher:
         return stream.results(ordered=ordered)
 
     def resubmit(self, error: SubmitUnknown) -> None:
-        """Submit again what a lost confirmation left in doubt; whatever had happened, each job is there once.
+        """Submit again what was not confirmed when a confirmation was lost; whatever had happened, each job is there once.
 
         Raises:
             BrokerUnavailable, SubmitUnknown: As for `task.submit`.
@@ -448,7 +448,7 @@ class Dispatcher:
 
         Raises:
             BrokerUnavailable: `error.accepted` has the ids of the jobs that were accepted before.
-            SubmitUnknown: The confirmation of `error.ids` was lost.
+            SubmitUnknown: A confirmation was lost; `error.ids` are all that were not confirmed.
         """
         end = self._clock.monotonic() + self._deadline
         accepted: list[str] = []
@@ -464,8 +464,10 @@ class Dispatcher:
                 raise
             except SubmitUnknown as error:
                 doubtful = [frame for frame in error.frames if isinstance(frame, Outgoing)]
-                error.ids = error.unknown = tuple(_ids(doubtful))
                 error.accepted = (*accepted, *_ids(f for f in batch if f not in doubtful))
+                doubtful += frames[start + _FRAMES_A_PUBLISH :]  # so that resubmit completes the call
+                error.frames, error.ids = tuple(doubtful), tuple(_ids(doubtful))
+                error.unknown = error.ids
                 raise
             accepted += _ids(batch) if len(frames) > _FRAMES_A_PUBLISH else ()
             end = self._clock.monotonic() + self._deadline

@@ -118,11 +118,12 @@ class BrokerFull(BrokerUnavailable):
 class SubmitUnknown(QueuelibError, ConnectionError):
     """The broker may or may not have accepted these jobs: its confirmation was lost.
 
-    Submitting `frames` again with `dispatcher.resubmit(error)` gives one job each, whatever happened.
+    Submitting `frames` again with `dispatcher.resubmit(error)` completes the call and gives one job each, whatever
+    happened.
 
     Attributes:
-        ids: Ids of the jobs in doubt.
-        frames: `(color, bundle id, frame, due)` of each broker message in doubt.
+        ids: Ids of all jobs of the call that were not confirmed: those in doubt, and those that were not sent any more.
+        frames: `(color, bundle id, frame, due)` of each of their broker messages.
         accepted: Ids that were confirmed before the connection was lost.
     """
 

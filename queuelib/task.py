@@ -107,7 +107,8 @@ class Bound(Generic[P, R]):
 
         Raises:
             BrokerUnavailable: It failed; `error.accepted` has the ids of those that were accepted before.
-            SubmitUnknown: The confirmation of `error.unknown` was lost.
+            SubmitUnknown: A confirmation was lost; `error.ids` are all that were not confirmed, and
+                `dispatcher.resubmit(error)` settles it.
             ArgumentError: A row does not fit; nothing of this call was submitted.
         """
         return self._submitter.submit_rows(self._definition, map(_as_row, rows), self._options)
