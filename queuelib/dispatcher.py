@@ -29,7 +29,16 @@ from queuelib.handlers import Handlers, Registry
 from queuelib.ids import Key, job_id, new_bundle_id, parse_job_id
 from queuelib.job import Job, Outcomes
 from queuelib.message import Bundle, Message, Outgoing
-from queuelib.options import NO_OPTIONS, CallOptions, Duration, TaskOptions, Wishes, make_options
+from queuelib.options import (
+    NO_OPTIONS,
+    CallOptions,
+    Duration,
+    TaskOptions,
+    Wishes,
+    duration,
+    make_options,
+    time_to_keep,
+)
 from queuelib.sealed import SealedResults
 from queuelib.settings import DEFAULT_NAMESPACE, KEEP, NAMESPACE, SUBMIT_DEADLINE, mask
 from queuelib.signing import Keyring, Secret
@@ -71,7 +80,7 @@ class Dispatcher:
         routes: Color by task name: `{"render.*": "green"}`; the first pattern that matches. A message class may
             stand for a pattern.
         palette: The colors.
-        keep: Seconds or timedelta for which outcomes are kept.
+        keep: Seconds or timedelta for which outcomes are kept, a second at the least.
         submit_deadline: Seconds within which `submit` answers.
         key: Who signs messages and outcomes, `id:secret`, or `id/aes:secret` to encrypt them too, or several
             separated by commas of which the first signs; None: $QUEUELIB_KEY, else nothing is signed or checked.
@@ -101,8 +110,8 @@ class Dispatcher:
         self._keys: Keyring | None = None
         self._has_read_keys = False
         self.palette = palette
-        self.keep = seconds(keep)
-        self._deadline = seconds(submit_deadline)
+        self.keep = time_to_keep(keep)
+        self._deadline = duration("submit_deadline", submit_deadline, above_zero=True)
         self._clock = clock
         self._routes = dict(routes or {})
         for color in self._routes.values():

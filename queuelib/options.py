@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypedDict
@@ -13,9 +13,19 @@ from queuelib.errors import ConfigurationError
 from queuelib.message import Limits
 from queuelib.settings import LONGEST_DELAY, MAX_RETRIES
 
-__all__ = ["CallOptions", "TaskOptions", "Wishes", "check_once", "duration", "make_limits", "make_options"]
+__all__ = [
+    "CallOptions",
+    "TaskOptions",
+    "Wishes",
+    "check_once",
+    "duration",
+    "make_limits",
+    "make_options",
+    "time_to_keep",
+]
 
 Duration = float | timedelta
+_LEAST_KEPT = 1.0  # seconds; an outcome that is forgotten before anybody can read it would be none
 HARD_MARGIN = 10.0  # seconds between the soft limit and the kill, for handlers that clean up
 
 
@@ -146,8 +156,8 @@ def make_options(wishes: Wishes) -> TaskOptions:
     options = TaskOptions(
         wishes.get("color"),
         limits,
-        tuple(wishes.get("retry_for", (Exception,))),
-        tuple(wishes.get("give_up_on", ())),
+        _exceptions("retry_for", wishes.get("retry_for", (Exception,))),
+        _exceptions("give_up_on", wishes.get("give_up_on", ())),
         exclusive=bool(wishes.get("exclusive", False)),
         at_most_once=bool(wishes.get("at_most_once", False)),
     )
@@ -164,6 +174,17 @@ def check_once(options: TaskOptions, limits: Limits) -> None:
     if options.at_most_once and limits.retries:
         msg = f"at_most_once and retries={limits.retries} contradict each other: a retry is a second start"
         raise ConfigurationError(msg)
+
+
+def _exceptions(name: str, classes: object) -> tuple[type[BaseException], ...]:
+    """Return classes of exceptions as a tuple; in a child anything else would be found out at the first failure."""
+    if isinstance(classes, Iterable) and not isinstance(classes, str):
+        found: list[object] = list(classes)
+        exceptions = tuple(one for one in found if isinstance(one, type) and issubclass(one, BaseException))
+        if len(exceptions) == len(found):
+            return exceptions
+    msg = f"{name} is a list of exception classes, like [ValueError], not {classes!r}"
+    raise ConfigurationError(msg)
 
 
 def duration(name: str, value: Duration, *, above_zero: bool = False) -> float:
@@ -184,5 +205,18 @@ def duration(name: str, value: Duration, *, above_zero: bool = False) -> float:
         raise ConfigurationError(msg)
     if result > LONGEST_DELAY:
         msg = f"{name} is at most {LONGEST_DELAY:g} s, ten years, not {value!r}"
+        raise ConfigurationError(msg)
+    return result
+
+
+def time_to_keep(value: Duration) -> float:
+    """Return for how many seconds outcomes are kept.
+
+    Raises:
+        ConfigurationError: It is less than a second, or makes no sense as a duration.
+    """
+    result = duration("keep", value)
+    if result < _LEAST_KEPT:
+        msg = f"keep is at least {_LEAST_KEPT:g} s, not {value!r}: an outcome must live until it is read"
         raise ConfigurationError(msg)
     return result

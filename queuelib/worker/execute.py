@@ -161,8 +161,6 @@ class Executor:
             return Failed(report)
         if isinstance(error, Retry):
             return Again(_delay_of(error), report)
-        if isinstance(error, SoftTimeLimit) and SoftTimeLimit not in options.give_up_on:
-            return Again(None, report)
         may_retry = isinstance(error, options.retry_for) and not isinstance(error, options.give_up_on)
         return Again(None, report) if may_retry else Failed(report)
 

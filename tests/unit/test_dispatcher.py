@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from queuelib import Dispatcher
-from queuelib.errors import SubmitUnknown
+from queuelib.errors import ConfigurationError, SubmitUnknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,3 +63,12 @@ def test_what_is_in_doubt_is_all_that_was_not_confirmed(
     assert error.unknown == error.ids
     dispatcher.resubmit(error)
     assert sum({frame.bundle: frame.size for frame in publisher.accepted}.values()) == JOBS
+
+
+@pytest.mark.parametrize("name", ["keep", "submit_deadline"])
+@pytest.mark.parametrize("value", [-1, 0, float("nan"), float("inf"), "1h", None])
+def test_a_duration_that_makes_no_sense(name: str, value: Any) -> None:
+    """It is refused where it is given, by its name."""
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(ConfigurationError, match=f"^{name} is "):
+        Dispatcher("memory://nowhere", **options)

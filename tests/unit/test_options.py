@@ -10,7 +10,7 @@ import pytest
 
 from queuelib.errors import ConfigurationError
 from queuelib.message import Limits
-from queuelib.options import HARD_MARGIN, duration, make_limits
+from queuelib.options import HARD_MARGIN, duration, make_limits, make_options, time_to_keep
 
 DURATIONS = ["timeout", "hard_timeout", "backoff", "max_backoff"]
 
@@ -82,3 +82,33 @@ def test_durations(value: Any, result: float) -> None:
     got = duration("delay", value)
     assert got == result
     assert type(got) is float
+
+
+@pytest.mark.parametrize("name", ["retry_for", "give_up_on"])
+@pytest.mark.parametrize(
+    "value", [["ValueError"], ValueError, "ValueError", [ValueError, int], [ValueError()], 5, None]
+)
+def test_what_is_no_list_of_exceptions(name: str, value: Any) -> None:
+    """A child would find it out at the first failure of a job, and could not say what became of it."""
+    wishes: Any = {name: value}
+    with pytest.raises(ConfigurationError, match=f"^{name} is a list of exception classes, like .ValueError., not "):
+        make_options(wishes)
+
+
+def test_lists_of_exceptions() -> None:
+    """In any form that can be gone through, and empty ones."""
+    options = make_options({"retry_for": [ValueError, KeyError], "give_up_on": ()})
+    assert (options.retry_for, options.give_up_on) == ((ValueError, KeyError), ())
+
+
+@pytest.mark.parametrize("value", [-1, 0, 0.999, math.nan, math.inf, 10**400, "1h", True, None, timedelta(0)])
+def test_a_time_that_keeps_nothing(value: Any) -> None:
+    """Outcomes would be forgotten before they are read, or never."""
+    with pytest.raises(ConfigurationError, match="^keep is "):
+        time_to_keep(value)
+
+
+@pytest.mark.parametrize(("value", "result"), [(1, 1.0), (timedelta(days=2), 172_800.0), (0.5e6, 500_000.0)])
+def test_a_time_to_keep(value: Any, result: float) -> None:
+    """A second is the least."""
+    assert time_to_keep(value) == result

@@ -336,6 +336,30 @@ def test_the_end_of_the_worker_in_a_coroutine() -> None:
     assert done == ["saw Shutdown", "put in order"]
 
 
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({}, Again),
+        ({"give_up_on": [SoftTimeLimit]}, Failed),
+        ({"give_up_on": [TimeoutError]}, Failed),
+        ({"give_up_on": [Exception]}, Failed),
+        ({"give_up_on": [KeyError]}, Again),
+        ({"retry_for": [TimeoutError]}, Again),
+        ({"retry_for": [KeyError]}, Failed),
+    ],
+)
+def test_whether_a_soft_limit_is_retried(options: Any, kind: type) -> None:
+    """It is an exception as any other, by its base classes too."""
+    own = Dispatcher("memory://limited")
+
+    @own.task(name="lab.late", retries=1, **options)
+    def late() -> None:
+        raise SoftTimeLimit("late")
+
+    (outcome,) = Executor(own, "w1").outcomes(Lot(("lab.late", b"", None, bytes(16), None, 1, b"\x91\x90"), "w1"), 0)
+    assert type(outcome) is kind
+
+
 def test_nothing_of_a_coroutine_outlives_it() -> None:
     """Neither what it waits for, nor tasks that it left, nor generators: the next one finds all of them ended."""
     done.clear()
