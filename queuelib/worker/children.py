@@ -168,11 +168,18 @@ class Child:
         if batch.count + len(self._others) > self.unreported:
             msg = f"child {self.pid} reported more jobs than it was handed"
             raise ValueError(msg)
-        return self._merged(batch) if batch.count or self._others else []
-
-    def _merged(self, batch: Batch) -> list[Successes | Report]:
-        """Return what came through the ring and through the socket, in the order of the jobs."""
         found: list[Successes | Report] = []
+        if batch.count or self._others:
+            try:
+                self._merge(batch, found)
+            except (ValueError, DecodeError) as error:
+                if not found:
+                    raise
+                self.kill(str(error))  # what stands before it was reported, and is not run again
+        return found
+
+    def _merge(self, batch: Batch, found: list[Successes | Report]) -> None:
+        """Add what came through the ring and through the socket, in the order of the jobs."""
         left, data, split = batch.count, batch.data, None
         mean = batch.seconds / batch.count if batch.count else 0.0
         while left or self._others:
@@ -197,7 +204,6 @@ class Child:
             found.append(Successes(hold, at, count, data, mean * count, self.pid))
             left -= count
             self._reported(part, count)
-        return found
 
     def _other(self, hold: Hold, at: int) -> Successes | Report:
         _, seconds, *fields = self._others.popleft()

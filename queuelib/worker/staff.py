@@ -237,6 +237,7 @@ class Staff:
 
     def _bury(self, child: Child, heard: Heard) -> None:
         """Account for a dead child: its running job is named, what it had not started comes back."""
+        _has_closed(child)  # what it wrote to its socket since that was read last, which may be its last words
         heard.reports += _reports_of(child)
         unstarted, running = child.leave()
         heard.returned += unstarted

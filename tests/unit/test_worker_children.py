@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import mmap
 import os
+import selectors
 import socket
 import threading
 from contextlib import closing
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from queuelib import codec
+from queuelib.color import DEFAULT_PALETTE
 from queuelib.errors import WorkerError
 from queuelib.outcome import Failed
+from queuelib.worker import staff
 from queuelib.worker.child import DROP, JOBS, STOP
 from queuelib.worker.children import Child, Report, Successes
 from queuelib.worker.crew import TemplateCrew
 from queuelib.worker.frames import FrameReader, send_frame
 from queuelib.worker.lease import Part
 from queuelib.worker.pace import MOST_BYTES_AHEAD, MOST_HANDED
+from queuelib.worker.plan import Plan
 from queuelib.worker.shared import NUMBER, SHARED_BYTES, STARTED, Slot, outbox
+from queuelib.worker.staff import Staff
 from tests.unit.fakes import BUNDLE_ID, make_bundle, make_part, positions
 
 if TYPE_CHECKING:
@@ -329,6 +335,25 @@ class TestReports:
         assert (positions([running]), positions(unstarted)) == ([1], [2])
         assert pair.child.death_note
 
+    def test_a_wrong_report_spoils_nothing_before_it(self, pair: Pair) -> None:
+        """What stands before it was reported; the job that it is about was running, and what is behind it comes back."""
+        part = jobs(4)
+        pair.child.hand([part])
+        pair.start(3)
+        pair.send(1, 0, b"\x07")
+        assert pair.child.reports() == []
+        pair.report(8)
+        pair.send(3, 99)
+        assert not pair.child.read()
+        assert pair.child.reports() == [
+            Successes(part.hold, 0, 1, b"\x07", 0.25, 0),
+            Successes(part.hold, 1, 1, b"\x08", 0.25, 0),
+        ]
+        unstarted, running = pair.child.leave()
+        assert running is not None
+        assert (positions([running]), positions(unstarted)) == ([2], [3])
+        assert pair.child.death_note
+
     def test_damage_is_looked_at_twice(self, pair: Pair) -> None:
         """What one end wrote first may be seen last; what stays wrong was written by user code."""
         pair.child.hand([jobs(1)])
@@ -393,6 +418,28 @@ class TestDeath:
         assert len(pair.child.reports()) == 1
         pair.child.hand([jobs(1)])
         assert pair.child.reports() == []
+
+
+def test_last_words_through_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that ends after its socket was read has reported all the same: its job is over and does not run again."""
+    pair, part = Pair(), jobs(1)
+    crew: Any = SimpleNamespace(bell=os.eventfd(0), can_kill=False, hire=lambda: pair.child)
+    plan = Plan("staff", DEFAULT_PALETTE.names, DEFAULT_PALETTE, 1)
+    with selectors.DefaultSelector() as selector, closing(pair.theirs):
+        the_staff = Staff(crew, plan, selector)
+        the_staff.hire()
+        pair.child.hand([part])
+        pair.start()
+
+        def ends(_: Child) -> bool:
+            pair.send(1, 0, b"\x07")
+            return True
+
+        monkeypatch.setattr(staff, "_has_ended", ends)
+        heard = the_staff.hear([pair.child])
+        os.close(crew.bell)
+    assert heard.reports == [Successes(part.hold, 0, 1, b"\x07", 0.25, 0)]
+    assert (heard.deaths, heard.returned) == ([], [])
 
 
 def test_jobs_of_one_delivery_to_two_children(pair: Pair) -> None:
