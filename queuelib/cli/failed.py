@@ -86,6 +86,7 @@ def drop(ids: tuple[str, ...], *, everything: bool, **where: Any) -> None:
 
 
 def _chosen(place: Place, ids: tuple[str, ...], *, everything: bool) -> list[QuarantineItem]:
+    """Return what is to be dealt with, each once."""
     if bool(ids) == everything:
         msg = "name ids, as `queuelib failed ls` shows them, or say --all"
         raise ConfigurationError(msg)
@@ -94,7 +95,7 @@ def _chosen(place: Place, ids: tuple[str, ...], *, everything: bool) -> list[Qua
     if missing:
         msg = f"nothing is set aside under {', '.join(missing)}"
         raise UnknownJob(msg)
-    return list(items.values()) if everything else [items[name] for name in ids]
+    return list(items.values()) if everything else [items[name] for name in dict.fromkeys(ids)]
 
 
 def _when(at: float) -> str:
