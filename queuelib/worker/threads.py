@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from queuelib.clock import SYSTEM
+from queuelib.errors import WorkerError
 from queuelib.worker.crew import ThreadCrew
 from queuelib.worker.daemon import Wishes, plan_for
 from queuelib.worker.link import Link
@@ -24,7 +25,11 @@ _LEAVE_AFTER = 10.0
 
 @contextmanager
 def workers(dispatcher: Dispatcher, processes: int, name: str) -> Generator[None]:
-    """Run a supervisor and its children as threads while the block lasts."""
+    """Run a supervisor and its children as threads while the block lasts.
+
+    Raises:
+        WorkerError: It could not start; the cause says why.
+    """
     manifest = manifest_of(dispatcher)
     name = name or f"threads-{threading.get_ident():x}"
     crew = ThreadCrew(dispatcher, manifest, name)
@@ -34,9 +39,24 @@ def workers(dispatcher: Dispatcher, processes: int, name: str) -> Generator[None
     supervisor = Supervisor(crew, link, plan)
     ready = threading.Event()
     supervisor.on_ready = ready.set
-    thread = threading.Thread(target=supervisor.run, name="queuelib-supervisor", daemon=True)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            supervisor.run()
+        except BaseException as error:
+            if ready.is_set():
+                raise  # the interpreter prints what ends a thread
+            failures.append(error)
+            ready.set()
+
+    thread = threading.Thread(target=run, name="queuelib-supervisor", daemon=True)
     thread.start()
     ready.wait()
+    if failures:
+        thread.join()
+        msg = f"the worker could not start: {failures[0]}"
+        raise WorkerError(msg) from failures[0]
     try:
         yield
     finally:
