@@ -215,7 +215,7 @@ def time_to_keep(value: Duration) -> float:
     Raises:
         ConfigurationError: It is less than a second, or makes no sense as a duration.
     """
-    result = duration("keep", value)
+    result = duration("keep", value, above_zero=True)
     if result < _LEAST_KEPT:
         msg = f"keep is at least {_LEAST_KEPT:g} s, not {value!r}: an outcome must live until it is read"
         raise ConfigurationError(msg)
