@@ -79,6 +79,14 @@ class Coroutines:
         self._loop.call_soon_threadsafe(self._wake)  # raised in the loop itself, it would be the loop that breaks
         return True
 
+    @staticmethod
+    def frames_above(error: BaseException) -> int:
+        """Return how many frames of a traceback stand above those of a coroutine that was run here; 0 if none was."""
+        for place, (frame, _) in enumerate(traceback.walk_tb(error.__traceback__), 1):
+            if frame.f_code is Coroutines._steps.__code__:
+                return place
+        return 0
+
     def close(self) -> None:
         """Close the loop."""
         self._runner.close()

@@ -156,6 +156,8 @@ class Executor:
     def _failure(self, definition: Definition, error: BaseException, own_frames: int) -> Outcome:
         """Return what an exception leads to; so many frames of ours stand above the handler's in its traceback."""
         options = definition.options
+        if self._coroutines is not None:
+            own_frames = max(own_frames, self._coroutines.frames_above(error))
         report = body.of_error(definition.name, error, self._ran_by, skip_frames=own_frames)
         if options.at_most_once:
             return Failed(report)

@@ -307,6 +307,8 @@ def test_a_coroutine_sees_its_soft_limit(case: str) -> None:
     assert isinstance(outcome, Again)
     assert body.read(outcome.body).type_name == "queuelib.errors.SoftTimeLimit"
     assert message_of(outcome) == "the handler ran longer than its timeout of 60 s"
+    assert body.read(outcome.body).traceback_text.count("File") >= 2  # the handler's, and what it called
+    assert "coroutines.py" not in body.read(outcome.body).traceback_text
     assert done == ["saw SoftTimeLimit", "put in order"]
 
 
