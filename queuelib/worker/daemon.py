@@ -17,7 +17,7 @@ from queuelib.clock import SYSTEM
 from queuelib.color import Color, Palette
 from queuelib.errors import ConfigurationError, QueuelibError, WorkerError
 from queuelib.settings import UNKNOWN_PATIENCE, mask
-from queuelib.worker.children import TemplateCrew
+from queuelib.worker.crew import TemplateCrew
 from queuelib.worker.link import Link
 from queuelib.worker.plan import Plan
 from queuelib.worker.supervisor import Supervisor

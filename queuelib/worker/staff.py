@@ -7,7 +7,7 @@ import os
 import select
 import selectors
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,15 +15,20 @@ from queuelib.errors import DecodeError
 from queuelib.worker import process
 
 if TYPE_CHECKING:
-    from queuelib.worker.children import Child, Crew, Report, Successes
+    from queuelib.worker.children import Child, Report, Successes
+    from queuelib.worker.crew import Crew
     from queuelib.worker.lease import Hold, Part
     from queuelib.worker.plan import Plan
 
-__all__ = ["Death", "Heard", "Staff"]
+__all__ = ["CUT_OFF", "INTERRUPTED", "STUCK_AFTER", "TOO_LONG", "Death", "Heard", "Staff"]
 
 _log = logging.getLogger("queuelib.worker")
 STUCK_AFTER = 0.005  # seconds; a running job that blocks others for longer loses them to an idle child
 _WORTH_SHARING = 0.010  # seconds of work that a child has before it, some of which an idle one takes over
+# Why a child was killed.
+CUT_OFF = "its worker was cut off from the broker"
+INTERRUPTED = "interrupted"
+TOO_LONG = "hard_timeout"
 _LAST_WORDS = 0.1  # seconds between the closing of a dying child's socket and its end
 
 
@@ -171,13 +176,26 @@ class Staff:
         """Take back all that has not started."""
         return [part for child in self._children for part in child.recall()]
 
-    def running(self, now: float) -> Iterator[tuple[Child, Hold, int, int, float]]:
-        """Yield each child that runs a job, the job's hold, position and number, and for how many seconds."""
+    def check(self, now: float) -> list[tuple[Hold, int, float]]:
+        """Kill who runs a job for longer than it may, and tell handlers whose jobs others may run by now.
+
+        Returns:
+            What else runs: hold and position of each job, and for how many seconds.
+        """
+        found: list[tuple[Hold, int, float]] = []
         for child in self._children:
             running = child.running()
-            if running is not None:
-                hold, at, number, started = running
-                yield child, hold, at, number, now - started
+            if running is None:
+                continue
+            hold, at, number, started = running
+            child.slot.lose(number if hold.delivery.is_lost else 0)
+            hard = hold.bundle.limits.hard_timeout
+            if hard is not None and now - started > hard and child.pid:
+                child.doomed = number
+                child.kill(TOO_LONG)
+            else:
+                found.append((hold, at, now - started))
+        return found
 
     def suspects(self) -> list[Part]:
         """Return the jobs with starts behind them that children have."""

@@ -5,118 +5,86 @@ A round hears what children report, settles it, takes what there is room for, an
 
 from __future__ import annotations
 
-import logging
 import os
 import selectors
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from queuelib import body, faults
+from queuelib import faults
 from queuelib.clock import SYSTEM, Clock
 from queuelib.errors import BrokerUnavailable
-from queuelib.ids import Key, job_id
-from queuelib.outcome import (
-    CANCELLED,
-    EXPIRED,
-    QUEUED,
-    RUNNING,
-    SUCCEEDED,
-    Again,
-    Failed,
-    NotRun,
-    Outcome,
-    Quarantined,
-    Record,
-)
 from queuelib.ports import Delivery, Settled, WorkerInfo
-from queuelib.settings import DEATHS
 from queuelib.worker.assign import Assigner
-from queuelib.worker.children import Child, Report, Successes
+from queuelib.worker.books import Books
+from queuelib.worker.children import Child
+from queuelib.worker.claims import Claims
 from queuelib.worker.intake import Intake
 from queuelib.worker.lease import Hold, Holds, Part
+from queuelib.worker.line import Line
 from queuelib.worker.link import Link
-from queuelib.worker.pace import QUICK, Pace
+from queuelib.worker.pace import Pace
 from queuelib.worker.ready import Ready
-from queuelib.worker.settle import Ledger, forget_accepted, write
-from queuelib.worker.staff import STUCK_AFTER, Death, Staff
+from queuelib.worker.returns import Returns
+from queuelib.worker.staff import INTERRUPTED, STUCK_AFTER, Death, Staff
+from queuelib.worker.starts import READ_EVERY, Starts, Withdrawals
 
 if TYPE_CHECKING:
-    from queuelib.ports import Lane
-    from queuelib.worker.children import Crew
+    from queuelib.worker.crew import Crew
     from queuelib.worker.plan import Plan
 
 __all__ = ["Supervisor"]
 
-_log = logging.getLogger("queuelib.worker")
-_NOTICE = 25  # between info and warning: a daemon says it, a worker beside a program does not
 _LOOK_EVERY = 0.25  # seconds between two looks at limits and running times
-_RENEW_EVERY = 1.0  # seconds: heartbeats, the dead, what became due; five times a lease where that is shorter
 _ANNOUNCE_EVERY = 5.0
 _ANNOUNCE_FOR = 15.0  # three chances
-_MARKS_EVERY = 0.02  # a cancelled job is started at most this long after its mark
 _POLL = 0.005  # for transports that cannot wake us
-_SETTLE_EVERY = 0.020  # what quick jobs lose at most when the worker dies is run again in as little time
 _LISTEN_AGAIN = 0.020  # a child that has more to run rings at most every 10 ms: what it reported since is read then
-_SHOW_RUNNING_AFTER = 1.0  # a state that costs a write is only published for jobs that last
 _BURST_QUIET = 0.5  # seconds without a delivery after which a transport that pushes has nothing for us
-_MOST_MARKS = 100_000  # bundles of which cancelled jobs are remembered
-_INTERRUPTED = "interrupted"
-_TOO_LONG = "hard_timeout"
-_CUT_OFF = "its worker was cut off from the broker"
-_EXCLUSIVE_FOR = 0.8  # of a lease: then an exclusive job is killed
 _LAST_SECONDS = 2.0  # for interrupted handlers to put things in order
-_EARLY = 60.0  # seconds before its due time from which on a message is held here; clocks differ
 _RETRY_OVERLAP = 1.0  # seconds until a message is looked at again of whose jobs some run here by another delivery
 
 
 class Supervisor:
-    """Runs one worker until it is told to stop."""
+    """Runs one worker until it is told to stop.
+
+    It moves jobs from one of its parts to the next, and each part keeps the rules for what it has: `Line` the
+    connection, `Claims` how long what came over it is ours, `Intake` and `Returns` what a delivery becomes, `Ready` what
+    waits, `Starts` and `Withdrawals` what may start, `Staff` the children, `Books` outcomes until they are written. What
+    a server that does not answer means for all of them is told at `Line`.
+    """
 
     def __init__(self, crew: Crew, link: Link, plan: Plan, clock: Clock = SYSTEM) -> None:
+        tasks, once, exclusive = (frozenset(crew.manifest[name]) for name in ("tasks", "once", "exclusive"))
         self._link = link
         self._plan = plan
         self._clock = clock
-        self._tasks = frozenset(crew.manifest["tasks"])
-        self._once = frozenset(crew.manifest["once"])
-        self._exclusive = frozenset(crew.manifest["exclusive"])
-        self._ready = Ready(plan.palette, plan.colors)
-        self._pace = Pace()
-        self._assigner = Assigner(plan, self._ready, self._pace)
-        self._ledger = Ledger(clock, link.keys)
-        self._intake = Intake(self._tasks, plan.colors, plan.patience, clock, once=self._once, keys=link.keys)
-        self._holds = Holds()
-        self._unsettled: list[Settled] = []
-        self._postponed: list[tuple[float, Delivery]] = []
-        self._stranded: list[tuple[Sequence[Delivery], float]] = []  # could not be given back yet, and for how long
-        self._cancelled: dict[bytes, set[int]] = {}
-        self._cursor: Any = None
-        self._is_pressing = False  # an outcome is in the ledger that must not wait
-        self._is_in_doubt = False  # what is unsettled may have been written: only the answer was lost
-        self._settle_at = 0.0
-        self._listen_at = float("inf")
-        self._timers: dict[str, float] = {}
+        self._tasks = tuple(sorted(tasks))
         self._selector = selectors.DefaultSelector()
-        self._staff = Staff(crew, plan, self._selector)
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._wake_write.setblocking(False)  # noqa: FBT003 - socket's own signature
-        self._selector.register(self._wake_read, selectors.EVENT_READ)
-        self._lane_fd: int | None = None
-        self._is_lane_muted = False  # its descriptor is readable, and there is no room
-        self._dry: set[str] = set()  # colors that had less than asked for, on a transport that tells when there is more
-        self._lease = float("inf") if link.lease is None else link.lease
-        self._renew_every = min(_RENEW_EVERY, self._lease / 5)
-        self._claimed_at = clock.monotonic()  # the last moment at which our claims are known to have held
-        self._guarded: tuple[Child, ...] = ()  # children that have exclusive jobs
-        self.ticked_at = clock.monotonic()
-        self._stops = 0
-        self._stop_at = 0.0
-        self._kill_at = 0.0
+        self._selector.register(self._wake_read, selectors.EVENT_READ, "wake")
+        self._holds = Holds()
+        self._pace = Pace()
+        self._ready = Ready(plan.palette, plan.colors)
+        self._staff = Staff(crew, plan, self._selector)
+        self._assigner = Assigner(plan, self._ready, self._pace)
+        self._intake = Intake(tasks, plan.colors, plan.patience, clock, once=once, keys=link.keys)
+        self._line = Line(link, self._selector, self._on_lost, rests=not plan.burst)
+        self._claims = Claims(self._line, self._holds, self._staff, exclusive, self._on_taken_over, clock.monotonic())
+        self._books = Books(self._line, self._holds, self._pace, plan.name, clock)
+        self._starts = Starts(self._line, once, clock)
+        self._withdrawals = Withdrawals(self._line, self._books, self._ready, clock)
+        self._returns = Returns(self._line, self._starts, self._intake.pause, clock)
+        self._timers: dict[str, float] = {}
+        self._listen_at = float("inf")  # when to look for reports again though nobody rang
         self._empty_takes = 0
         self._taken_at = clock.monotonic()
-        self._finished = 0
-        self._ran_by: dict[int, str] = {}
+        self._stops = 0  # how often it was told to
+        self._stop_at = 0.0  # when what still runs is interrupted; 0 before the first order
+        self._kill_at = 0.0  # when what still runs is killed; 0 before it was interrupted
+        self.ticked_at = clock.monotonic()
         self.on_ready: Callable[[], None] = lambda: None
 
     # Orders from outside; safe in signal handlers and other threads.
@@ -145,13 +113,11 @@ class Supervisor:
     @property
     def finished(self) -> int:
         """How many jobs ended here."""
-        return self._finished
+        return self._books.finished
 
     def kill_exclusive(self, now: float) -> None:
         """Kill exclusive jobs if the claim on them is about to end; safe in other threads."""
-        if now >= self._claimed_at + self._lease * _EXCLUSIVE_FOR:
-            for child in self._guarded:
-                child.kill(_CUT_OFF)
+        self._claims.kill_exclusive(now)
 
     # The loop.
 
@@ -172,18 +138,16 @@ class Supervisor:
         noisy = self._wait()
         self._hear(noisy)
         self._look_around()  # before what may fail: a claim is renewed also while outcomes cannot be written
-        if self._may_settle():
-            self._settle()
+        self._settle()
         self._connect()
         if self._stops:
             self._wind_down()
         else:
             self._take()
             if self._staff.has_unstarted:
-                self._read_marks(_MARKS_EVERY)  # what a child was handed may be cancelled as well
+                self._withdraw()  # what a child was handed may be cancelled as well
             self._hand_out()
-        if self._may_settle():
-            self._settle()
+        self._settle()
 
     def _wait(self) -> set[Child]:
         """Wait until there is something to do; return the children whose descriptors say something."""
@@ -194,10 +158,11 @@ class Supervisor:
                 self._listen_at = 0.0
             elif isinstance(key.data, Child):
                 noisy.add(key.data)
-            elif key.fileobj is self._wake_read:
+            elif key.data == "wake":
                 _drain(self._wake_read)
-            elif key.fd == self._lane_fd:
-                self._hear_lane()
+            elif key.data == "lane":
+                has_room = not self._stops and any(self._assigner.room(self._staff.working).values())
+                self._line.hear(self._plan.colors, has_room=has_room)
             elif key.data == "owner":
                 self._selector.unregister(key.fileobj)
                 self._stops = max(self._stops, 1)
@@ -208,284 +173,31 @@ class Supervisor:
         now = self._clock.monotonic()
         pause = min(_LOOK_EVERY, self._listen_at - now)
         lane = self._link.lane
-        if lane is not None and self._lane_fd is None and not self._stops:
+        if lane is not None and self._line.fd is None and not self._stops:
             pause = min(pause, _POLL)
         has_idle = self._staff.has_idle
         if self._staff.has_unstarted:
-            pause = min(pause, STUCK_AFTER if has_idle else _MARKS_EVERY)
+            pause = min(pause, STUCK_AFTER if has_idle else READ_EVERY)
         if has_idle and lane is not None and not self._stops:
-            due = self._try(lane.next_due)
+            due = self._line.attempt(lane.next_due)
             soonest = min((at for at in (due, self._ready.next_due()) if at is not None), default=None)
             if soonest is not None:
                 wait = soonest - self._clock.wall()
                 pause = min(pause, max(wait, _POLL))  # it may be overdue: the server is away, or there is no room
                 if wait <= 0:
-                    self._dry.clear()
-        if self._ledger:
-            pause = min(pause, self._settle_at - now)
+                    self._line.look_again()
+        pause = min(pause, self._books.rest(now))
         end = self._kill_at or self._stop_at
         return min(pause, end - now) if end > now else pause
 
-    # Children.
-
-    def _hear(self, noisy: set[Child]) -> None:
-        now = self._clock.monotonic()
-        heard = self._staff.hear(noisy)
-        if heard.reports:
-            self._listen_at = now + _LISTEN_AGAIN
-        elif self._listen_at <= now:
-            # The bell may be older than what was read with the last one; what comes now rings again.
-            self._listen_at = now + _LISTEN_AGAIN if self._listen_at == 0.0 else float("inf")
-        self._enter(heard.reports)
-        self._put_back(heard.returned)
-        for death in heard.deaths:
-            self._account_for(death)
-        self._staff.refill()  # after all that was heard is in the books: it may fail
-        self._note_exclusive()
-
-    def _enter(self, reports: Sequence[Successes | Report]) -> None:
-        """Enter what children reported, and note how long it took: of jobs of one task in a row by their mean."""
-        task, color, seconds, count = "", "", 0.0, 0
-        for report in reports:
-            hold = report.hold
-            bundle = hold.bundle
-            if bundle.task != task or bundle.color != color:
-                self._note_pace(task, color, seconds, count)
-                task, color, seconds, count = bundle.task, bundle.color, 0.0, 0
-            seconds += report.elapsed
-            if isinstance(report, Successes):
-                ran_by = self._ran_by.get(report.pid) or self._name(report.pid)
-                at, number, data = report.at, report.count, report.data
-                self._finished += self._ledger.succeed(hold, at, number, data, report.elapsed, ran_by)
-                count += number
-            else:
-                self._end(hold, report.at, report.outcome)
-                count += 1
-        self._note_pace(task, color, seconds, count)
-
-    def _note_pace(self, task: str, color: str, seconds: float, count: int) -> None:
-        if count:
-            self._pace.ran(task, color, seconds / count, count)
-            self._is_pressing = self._is_pressing or seconds / count > QUICK
-
-    def _name(self, pid: int) -> str:
-        """Return who ran what a child reports, as the records say it."""
-        if len(self._ran_by) > 1000:  # noqa: PLR2004 - far more children than live at once
-            self._ran_by.clear()
-        name = self._ran_by[pid] = f"{self._plan.name}/{pid or os.getpid()}"
-        return name
-
-    def _end(self, hold: Hold, at: int, outcome: Outcome) -> None:
-        if self._ledger.add(hold, at, outcome):
-            self._finished += 1
-
-    def _account_for(self, death: Death) -> None:
-        """Decide what becomes of a job whose child died while it ran."""
-        hold, at = death.hold, death.at
-        bundle = hold.bundle
-        is_once, how = bundle.task in self._once, death.why or death.how
-        if death.why == _TOO_LONG and death.was_meant:
-            text = f"killed: it ran longer than its hard_timeout of {bundle.limits.hard_timeout:g} s"
-            report = body.of_failure(bundle.task, "TimeoutError", text)
-            self._end(hold, at, Failed(report) if is_once else Again(None, report))
-            return
-        if is_once:
-            self._end(hold, at, Failed(body.of_loss(bundle.task, f"its process ended ({how}) while it ran")))
-            return
-        if death.why in {_INTERRUPTED, _CUT_OFF} or not death.was_meant:
-            self._put_back([Part(hold, at, at + 1)])
-            return
-        deaths = hold.starts.get(at, 0) + 1
-        _log.warning("child %d died (%s) while it ran %s, death %d", death.pid, how, job_id(*hold.key(at)), deaths)
-        if deaths >= DEATHS:
-            self._end(hold, at, Quarantined(f"{deaths} processes died while they ran it, the last one by {how}"))
-            return
-        hold.suspect(at, deaths)
-        hold.unmark([at])
-        hold.put_back(at, at + 1)
-        if not hold.delivery.is_lost:
-            self._ready.put_back([Part(hold, at, at + 1)])
-
-    def _put_back(self, parts: list[Part]) -> None:
-        """Return jobs that did not start, or are to start anew, to the short lists."""
-        unmarked: list[tuple[Hold, int]] = []
-        for part in parts:
-            hold = part.hold
-            hold.put_back(part.at, part.end)
-            if hold.marked:
-                marked = [at for at in range(part.at, part.end) if at in hold.marked]
-                hold.unmark(marked)
-                unmarked += [(hold, at) for at in marked]
-        if unmarked:
-            self._note(unmarked, QUEUED, 0)
-        if parts:
-            self._ready.put_back([part for part in parts if not part.hold.delivery.is_lost])
-
-    # Broker and results.
+    # What is taken.
 
     def _connect(self) -> None:
         now = self._clock.monotonic()
         if self._link.connect() and self._link.lane is not None:
-            self._dry.clear()
-            self._claim(now)
+            self._claims.held(now)
             self._taken_at = self._clock.monotonic()
-            for note in self._link.lane.notes():
-                _log.log(_NOTICE, "%s", note)
-            self._lane_fd = self._try(self._link.lane.fileno)
-            if self._lane_fd is not None:
-                self._selector.register(self._lane_fd, selectors.EVENT_READ)
-
-    def _try(self, operation: Callable[..., Any], *arguments: Any) -> Any:
-        """Call the broker or the result backend; after a failure return None and let the link recover."""
-        try:
-            return operation(*arguments)
-        except BrokerUnavailable as error:
-            self._lose(error)
-            return None
-
-    def _lose(self, error: BrokerUnavailable) -> None:
-        self._dry.clear()
-        if self._link.keeps_claims or self._is_lane_well():
-            self._link.failed(error, keeps_lane=True)
-            return
-        fd, self._lane_fd = self._lane_fd, None
-        if fd is not None and not self._is_lane_muted:
-            self._selector.unregister(fd)
-        self._is_lane_muted = False
-        self._link.failed(error)
-        for child in self._guarded:
-            child.kill(_CUT_OFF)  # others may have them already
-        recalled = self._staff.recall_all()  # what has started goes on, and nothing more of this starts
-        self._holds.lose()
-        self._put_back(recalled)
-        self._ready.drain()
-        self._postponed.clear()
-
-    def _is_lane_well(self) -> bool:
-        """Whether it was the results' own server that failed: what runs here is still ours then."""
-        lane = self._link.lane
-        if lane is None or self._link.door is not None:
-            return False
-        try:
-            lane.renew()
-        except BrokerUnavailable:
-            return False
-        return True
-
-    def _hear_lane(self) -> None:
-        """Note that there may be something to take; where there is no room for it, listen no more until there is."""
-        self._dry.clear()
-        if self._stops or not any(self._assigner.room(self._staff.working).values()):
-            fd, lane = self._lane_fd, self._link.lane
-            if lane is not None and self._link.may_try:
-                self._try(lane.take, dict.fromkeys(self._plan.colors, 0))  # so that it reads what it was sent
-            if fd is not None and fd == self._lane_fd:
-                self._selector.unregister(fd)
-                self._is_lane_muted = True
-
-    def _unmute_lane(self) -> None:
-        if self._is_lane_muted and self._lane_fd is not None:
-            self._selector.register(self._lane_fd, selectors.EVENT_READ)
-        self._is_lane_muted = False
-
-    def _may_settle(self) -> bool:
-        """Whether to settle now: at once, except that outcomes of quick jobs wait a moment for each other."""
-        if not self._ledger or self._is_pressing or self._staff.is_idle:
-            return True
-        return self._clock.monotonic() >= self._settle_at
-
-    def _settle(self) -> None:
-        self._is_pressing = False
-        self._settle_at = self._clock.monotonic() + _SETTLE_EVERY
-        if self._ledger:
-            self._unsettled += self._ledger.take_all()
-        if not self._unsettled or not self._link.may_try:
-            return
-        batch, self._unsettled = self._unsettled, []
-        ours = [entry for entry in batch if not entry.delivery.is_lost]
-        if len(ours) < len(batch):
-            self._settle_lost([entry for entry in batch if entry.delivery.is_lost])
-        lane = self._link.lane
-        if not ours or lane is None:
-            self._unsettled += ours
-            return
-        try:
-            self._write(ours, lane)
-        except BrokerUnavailable as error:
-            self._lose(error)
-            self._unsettled = ours + self._unsettled
-            return
-        self._link.recovered()
-        are_lost = False
-        for entry in ours:
-            if entry.is_complete:
-                self._holds.discard(entry.delivery)
-            elif entry.delivery.is_lost:
-                self._reopen(entry, [record for record in entry.records if record.state != SUCCEEDED])
-            are_lost = are_lost or entry.delivery.is_lost
-        if are_lost:
-            self._ready.discard_lost(self._clock.wall())
-
-    def _write(self, batch: list[Settled], lane: Lane) -> None:
-        if self._is_in_doubt:
-            forget_accepted(batch, self._link.results)
-        self._is_in_doubt = True
-        if faults.ACTIVE:
-            faults.point("before_settle")
-        write(batch, lane, self._link.results, self._link.door)
-        if faults.ACTIVE:
-            faults.point("after_settle")
-        self._is_in_doubt = False
-
-    def _settle_lost(self, batch: Sequence[Settled]) -> None:
-        """Store the successes of deliveries that another worker speaks for; what cannot be stored now is kept.
-
-        It is not dropped then: should the message come back to this worker first, it need not run again.
-        """
-        for at, entry in enumerate(batch):
-            successes = [record for record in entry.records if record.state == SUCCEEDED]
-            if successes and self._try(self._link.results.store, successes, entry.reply) is None:
-                self._unsettled += batch[at:]
-                return
-            if entry.is_complete:
-                self._holds.discard(entry.delivery)
-            else:
-                self._reopen(entry, [record for record in entry.records if record.state != SUCCEEDED])
-
-    def _reopen(self, entry: Settled, dropped: Iterable[Record]) -> None:
-        """Note that outcomes were written nowhere: should the message come back here, their jobs run again."""
-        hold = self._holds.of_delivery(entry.delivery)
-        if hold is not None:
-            for key in [key for record in dropped for key in record.keys]:
-                hold.reopen(key.index)
-
-    def _renew(self, lane: Lane, now: float) -> None:
-        """Keep our claims; after a silence longer than the lease, find out first which are left."""
-        silence = self._try(lane.renew)
-        if silence is None:
-            return
-        if now > self._claimed_at + self._lease and not self._find_lost(lane):
-            return
-        self._claim(now - silence)
-
-    def _claim(self, at: float) -> None:
-        self._claimed_at = at
-        self._staff.claim(at + self._lease)
-
-    def _find_lost(self, lane: Lane) -> bool:
-        """Let go of what others have taken over; return False if the server does not say."""
-        lost = self._try(lane.find_lost, [hold.delivery for hold in self._holds if not hold.delivery.is_lost])
-        if lost is None:
-            return False
-        for delivery in lost:
-            delivery.is_lost = True
-        if lost:
-            _log.warning(
-                "%d deliveries belong to other workers after a silence of more than %g s", len(lost), self._lease
-            )
-            self._put_back(self._staff.recall_all())
-            self._ready.discard_lost(self._clock.wall())
-        return True
+            self._line.listen(self._link.lane)
 
     def _take(self) -> None:
         lane = self._link.lane
@@ -493,42 +205,32 @@ class Supervisor:
             return
         self._ready.promote(self._clock.wall())
         room = self._assigner.room(self._staff.working)
-        if not any(count > 0 and color not in self._dry for color, count in room.items()):
+        if not self._line.may_have(room):
             return
-        self._unmute_lane()
-        deliveries = self._try(lane.take, room)
+        deliveries = self._line.take(lane, room)
         self._empty_takes = 0 if deliveries else self._empty_takes + 1
         if deliveries or not self._staff.is_idle:
             self._taken_at = self._clock.monotonic()
-        wakes = self._lane_fd is not None and lane.capabilities.wakes and lane.capabilities.has_batch_verbs
-        if wakes and not self._plan.burst:
-            self._note_dry(room, deliveries or ())
         if deliveries:
             if faults.ACTIVE:
                 faults.point("after_take")
             self._receive(deliveries)
 
-    def _note_dry(self, room: Mapping[str, int], deliveries: Iterable[Delivery]) -> None:
-        left = dict(room)
-        for delivery in deliveries:
-            left[delivery.color] -= 1
-        self._dry = {color for color, count in left.items() if count > 0}
-
     def _receive(self, deliveries: list[Delivery]) -> None:
         try:
             taken = self._intake.read(deliveries, lambda: self._link.results)
         except BrokerUnavailable as error:
-            self._give_back(deliveries, 1.0)
-            self._lose(error)
+            self._returns.give_back(deliveries, 1.0)
+            self._line.lose(error)
             return
-        self._unsettled += taken.settled
+        self._books.add(taken.settled)
         for delivery in taken.postponed:
-            self._postpone(delivery)
+            self._returns.postpone(delivery)
         was_waiting = {color for color in self._plan.colors if self._ready.count_of(color)}
         now = self._clock.wall()
         bundles: dict[str, list[int]] = {}
         for hold in taken.holds:
-            if self._is_early(hold, now):
+            if self._returns.put_off_if_early(hold, now):
                 continue
             bundles.setdefault(hold.bundle.color, []).append(hold.left)
             if self._holds.of_bundle(hold.bundle.id) and self._is_here_already(hold, now):
@@ -539,215 +241,131 @@ class Supervisor:
             self._pace.took(color, sum(sizes) / len(sizes))
         self._make_way(was_waiting)
 
-    def _is_early(self, hold: Hold, now: float) -> bool:
-        """Whether a message came long before its time, on the word of its sender alone; then it goes back until then."""
-        due = hold.bundle.due
-        if due is None or due - now <= _EARLY or not self._link.delays:
-            return False
-        self._give_back([hold.delivery], due - now)
-        return True
-
-    def _admit(self, hold: Hold, now: float) -> None:
-        for part in hold.waiting():
-            starts = hold.starts[part.at] if part.is_suspect else 0
-            if starts and hold.bundle.task in self._once:
-                self._end(hold, part.at, Failed(body.of_loss(hold.bundle.task, "its worker ended while it ran")))
-            elif starts >= DEATHS:
-                self._end(hold, part.at, Quarantined(f"{starts} workers or children died while they ran it"))
-            else:
-                self._ready.add(part, now)
-
     def _is_here_already(self, new: Hold, now: float) -> bool:
         """Whether jobs run here by another delivery, which then answers for this one too: nothing is started twice.
 
         The connection was lost and the broker delivers again, or the same message was sent twice.
         """
-        self._unsettled += self._ledger.take_all()  # what it says of a delivery is renamed with it
         for hold in self._holds.of_bundle(new.bundle.id):
             if hold.is_same(new.bundle):
                 was_lost, old = hold.delivery.is_lost, self._holds.adopt(hold, new.delivery)
-                for entry in self._unsettled:
-                    if entry.delivery is old:
-                        entry.delivery = new.delivery
+                self._books.readdress(old, new.delivery)
                 if was_lost:
                     self._admit(hold, now)  # what no child has was forgotten with the connection
                 else:
-                    self._unsettled.append(Settled(old, is_complete=True))
+                    self._books.add([Settled(old, is_complete=True)])
                 return True
             if hold.overlaps(new.bundle):
-                self._give_back([new.delivery], _RETRY_OVERLAP)
+                self._returns.give_back([new.delivery], _RETRY_OVERLAP)
                 return True
         return False
 
-    def _postpone(self, delivery: Delivery) -> None:
-        pause = self._intake.pause
-        _log.warning("a message in %s cannot be run here yet; it goes back for %g s", delivery.color, pause)
-        if self._link.lane is not None and self._link.delays:
-            self._give_back([delivery], pause)
-        else:
-            self._postponed.append((self._clock.monotonic() + pause, delivery))
-
-    def _give_back(self, deliveries: Sequence[Delivery], delay: float) -> None:
-        """Return deliveries for a while; where that fails and they stay ours, try again until it works.
-
-        They are not run here instead: they may have been returned, and only the answer been lost.
-        """
-        lane = self._link.lane
-        try:
-            if lane is not None:
-                lane.give_back(deliveries, delay)
-        except BrokerUnavailable as error:
-            self._lose(error)
-            if self._link.keeps_claims:
-                self._stranded.append((deliveries, delay))
-
-    # Handing out.
-
-    def _hand_out(self) -> None:
-        if not self._ready.count:
-            # Idle children get what others were handed and have not started.
-            self._put_back(self._staff.recall_stuck(self._clock.monotonic()))
-        if not self._ready.count or self._clock.monotonic() > self._claimed_at + self._lease:
-            return
-        hungry = self._assigner.hungry(self._staff.working)
-        if not hungry:
-            return
-        self._read_marks(_MARKS_EVERY)
-        share = -(-self._ready.count // len(hungry))
-        for child in hungry:
-            batch = self._assigner.choose(child, share, self._staff.suspects(), self._has_ended)
-            batch = self._marked(batch)
-            if batch:
-                child.hand(batch)
-                self._note_exclusive()
-
-    def _has_ended(self, part: Part) -> bool:
-        """Whether jobs that were to start had better not: those that may are put back then."""
-        hold = part.hold
-        bundle = hold.bundle
-        if bundle.expires is not None and self._clock.wall() > bundle.expires:
-            for at in range(part.at, part.end):
-                self._end(hold, at, NotRun(EXPIRED))
-            return True
-        cancelled = self._cancelled.get(bundle.id)
-        if not cancelled or cancelled.isdisjoint(bundle.indexes[part.at : part.end]):
-            return False
-        for at in range(part.at, part.end):
-            if bundle.indexes[at] in cancelled:
-                self._end(hold, at, NotRun(CANCELLED))
-        left = [one for one in _split(part) if not hold.has_ended(one.at)]
-        self._ready.put_back(left)
-        return True
-
-    def _marked(self, batch: list[Part]) -> list[Part]:
-        """Store that jobs start, before they do, where that must be known; return those that may.
-
-        Those that were started before without an outcome may be what kills; those of at_most_once tasks must not be
-        started by whoever takes them over, so that it has to be known, after the mark, that they are still ours.
-        """
-        suspects = [part for part in batch if part.is_suspect]
-        if not suspects:
-            return batch
-        lane = self._link.lane
-        if lane is None or self._note([(part.hold, part.at) for part in suspects], RUNNING, 1) is None:
-            self._put_back(batch)
-            return []
-        for part in suspects:
-            part.hold.mark(part.at)
-        once = [part.hold.delivery for part in suspects if part.hold.bundle.task in self._once]
-        lost = self._try(lane.find_lost, once) if once else ()
-        if lost is None:
-            self._put_back(batch)
-            return []
-        for delivery in lost:
-            delivery.is_lost = True
-        return [part for part in batch if not part.hold.delivery.is_lost]
-
-    def _note_exclusive(self) -> None:
-        if self._exclusive:
-            self._guarded = self._staff.having(self._exclusive)
-
-    def _note(self, jobs: Iterable[tuple[Hold, int]], state: str, more_starts: int) -> Sequence[bool] | None:
-        now = self._clock.wall()
-        records = [
-            Record(hold.key(at), state, hold.bundle.attempt, body.of_starts(hold.starts.get(at, 0) + more_starts), now)
-            for hold, at in jobs
-        ]
-        stand: Sequence[bool] | None = self._try(self._link.results.store, records)
-        return stand
+    def _admit(self, hold: Hold, now: float) -> None:
+        for part in hold.waiting():
+            starts = hold.starts[part.at] if part.is_suspect else 0
+            outcome = self._starts.before(hold, starts) if starts else None
+            if outcome is None:
+                self._ready.add(part, now)
+            else:
+                self._books.end(hold, part.at, outcome)
 
     def _make_way(self, was_waiting: set[str]) -> None:
         """Recall less urgent jobs when a color begins to wait that is more urgent than they."""
         names = self._plan.palette.names
         new = [names.index(c) for c in self._plan.colors if c not in was_waiting and self._ready.count_of(c)]
-        if not new:
+        if new:
+            self._put_back(self._staff.recall_below(min(new)))
+
+    # What is handed out.
+
+    def _hand_out(self) -> None:
+        if not self._ready.count:
+            # Idle children get what others were handed and have not started.
+            self._put_back(self._staff.recall_stuck(self._clock.monotonic()))
+        if not self._ready.count or not self._claims.may_start(self._clock.monotonic()):
             return
-        self._put_back(self._staff.recall_below(min(new)))
+        hungry = self._assigner.hungry(self._staff.working)
+        if not hungry:
+            return
+        self._withdraw()
+        share = -(-self._ready.count // len(hungry))
+        for child in hungry:
+            batch = self._assigner.choose(child, share, self._staff.suspects(), self._withdrawals.has_ended)
+            marked = self._starts.mark(batch)
+            if marked is None:
+                self._put_back(batch)
+            elif marked:
+                child.hand(marked)
+                self._claims.guard()
+
+    def _withdraw(self) -> None:
+        """Read what was cancelled, and take it back from children that have not started it."""
+        new = self._withdrawals.read(self._clock.monotonic())
+        if new:
+            self._put_back(self._staff.recall_bundles(new))
+
+    def _put_back(self, parts: list[Part]) -> None:
+        """Return jobs that did not start, or are to start anew, to the short lists."""
+        if not parts:
+            return
+        for part in parts:
+            part.hold.put_back(part.at, part.end)
+        self._starts.unmark(parts)
+        self._ready.put_back([part for part in parts if not part.hold.delivery.is_lost])
+
+    # What is heard.
+
+    def _hear(self, noisy: set[Child]) -> None:
+        now = self._clock.monotonic()
+        heard = self._staff.hear(noisy)
+        if heard.reports:
+            self._listen_at = now + _LISTEN_AGAIN
+        elif self._listen_at <= now:
+            # The bell may be older than what was read with the last one; what comes now rings again.
+            self._listen_at = now + _LISTEN_AGAIN if self._listen_at == 0.0 else float("inf")
+        self._books.enter(heard.reports)
+        self._put_back(heard.returned)
+        for death in heard.deaths:
+            self._account_for(death)
+        self._staff.refill()  # after all that was heard is in the books: it may fail
+        self._claims.guard()
+
+    def _account_for(self, death: Death) -> None:
+        """Decide what becomes of a job whose child died while it ran."""
+        outcome = self._starts.after(death)
+        if outcome is None:
+            self._put_back([Part(death.hold, death.at, death.at + 1)])
+        else:
+            self._books.end(death.hold, death.at, outcome)
+
+    def _settle(self) -> None:
+        """Write outcomes now; those of quick jobs wait a moment for each other while others run."""
+        if self._books.may_wait() and not self._staff.is_idle:
+            return
+        if self._books.settle():
+            self._ready.discard_lost(self._clock.wall())
 
     # The clock.
 
     def _look_around(self) -> None:
         now = self._clock.monotonic()
         lane = self._link.lane
-        if lane is not None and self._is_time("renew", self._renew_every, now) and self._link.may_try:
-            self._renew(lane, now)
+        if lane is not None and self._is_time("renew", self._claims.renew_every, now) and self._link.may_try:
+            self._claims.renew(lane, now)
         if self._is_time("announce", _ANNOUNCE_EVERY, now):
             self._announce(_ANNOUNCE_FOR)
         if self._is_time("look", _LOOK_EVERY, now):
-            self._dry.clear()  # should a wake-up have been missed
-            self._look_at_children(now)
-            self._retry_postponed(now)
+            self._line.look_again()  # should a wake-up have been missed
+            self._starts.show(self._staff.check(now))
+            due = self._returns.retry(now)
+            if due:
+                self._receive(due)
             self._staff.tidy()
 
-    def _look_at_children(self, now: float) -> None:
-        lasting: list[tuple[Hold, int]] = []
-        for child, hold, at, number, seconds in self._staff.running(now):
-            child.slot.lose(number if hold.delivery.is_lost else 0)
-            hard = hold.bundle.limits.hard_timeout
-            if hard is not None and seconds > hard and child.pid:
-                child.doomed = number
-                child.kill(_TOO_LONG)
-            elif seconds > _SHOW_RUNNING_AFTER and at not in hold.marked:
-                hold.mark(at)
-                lasting.append((hold, at))
-        if lasting:
-            self._note(lasting, RUNNING, 1)
-
-    def _retry_postponed(self, now: float) -> None:
-        if self._stranded and self._link.may_try:
-            stranded, self._stranded = self._stranded, []
-            for deliveries, delay in stranded:
-                self._give_back(deliveries, delay)
-        due = [delivery for at, delivery in self._postponed if at <= now]
-        if due:
-            self._postponed = [entry for entry in self._postponed if entry[0] > now]
-            self._receive(due)
-
-    def _read_marks(self, every: float) -> None:
-        if not self._is_time("marks", every, self._clock.monotonic()):
-            return
-        marks = self._try(self._link.results.cancelled, self._cursor)
-        if marks is None:
-            return
-        self._cursor = marks.cursor
-        self._remember_cancelled(marks.keys)
-
-    def _remember_cancelled(self, keys: Iterable[Key]) -> None:
-        new: set[bytes] = set()
-        for bundle, index in keys:
-            indexes = self._cancelled.setdefault(bundle, set())
-            if index not in indexes:
-                indexes.add(index)
-                new.add(bundle)
-        while len(self._cancelled) > _MOST_MARKS:
-            del self._cancelled[next(iter(self._cancelled))]
-        if new:
-            self._put_back(self._staff.recall_bundles(new))
-
     def _announce(self, lifetime: float) -> None:
-        colors, tasks = tuple(self._plan.colors), tuple(sorted(self._tasks))
-        info = WorkerInfo(self._plan.name, socket.gethostname(), os.getpid(), colors, tasks, self._clock.wall())
-        self._try(self._link.results.announce, info, lifetime)
+        colors = tuple(self._plan.colors)
+        info = WorkerInfo(self._plan.name, socket.gethostname(), os.getpid(), colors, self._tasks, self._clock.wall())
+        self._line.attempt(self._link.results.announce, info, lifetime)
 
     def _is_time(self, name: str, every: float, now: float) -> bool:
         if now - self._timers.get(name, float("-inf")) < every:
@@ -755,15 +373,31 @@ class Supervisor:
         self._timers[name] = now
         return True
 
+    # What is lost.
+
+    def _on_lost(self) -> None:
+        """Let go of all that was taken over a connection that is gone; what has started goes on."""
+        self._claims.cut_off()
+        recalled = self._staff.recall_all()  # nothing more of this starts
+        self._holds.lose()
+        self._put_back(recalled)
+        self._ready.drain()
+        self._returns.forget()
+
+    def _on_taken_over(self) -> None:
+        """Let go of deliveries that others have taken over."""
+        self._put_back(self._staff.recall_all())
+        self._ready.discard_lost(self._clock.wall())
+
     # The end.
 
     def _is_over(self) -> bool:
         if self._stops:
             is_out_of_time = self._stops > 1 or (self._stop_at and self._clock.monotonic() >= self._stop_at)
-            return self._staff.is_idle and bool(is_out_of_time or not self._unsettled)
+            return self._staff.is_idle and bool(is_out_of_time or self._books.is_empty)
         if not self._plan.burst:
             return False
-        if not self._staff.is_idle or not self._ready.is_empty or self._unsettled or self._ledger:
+        if not self._staff.is_idle or not self._ready.is_empty or not self._books.is_empty:
             return False
         quiet = 0.0 if self._link.keeps_claims else _BURST_QUIET
         return self._empty_takes > 0 and self._clock.monotonic() - self._taken_at >= quiet
@@ -775,77 +409,38 @@ class Supervisor:
             self._staff.stop_hiring()
             self._put_back(self._staff.recall_all())
             if self._link.lane is not None:
-                self._try(self._link.lane.stop_taking)
+                self._line.attempt(self._link.lane.stop_taking)
         now = self._clock.monotonic()
         if self._kill_at and now >= self._kill_at:
-            self._staff.kill(_INTERRUPTED)
+            self._staff.kill(INTERRUPTED)
         elif not self._kill_at and (self._stops > 1 or now >= self._stop_at):
             self._kill_at = now + _LAST_SECONDS
-            self._staff.interrupt(_INTERRUPTED)
+            self._staff.interrupt(INTERRUPTED)
         self._ready.drain()
-        self._leave_to_others()
-
-    def _leave_to_others(self) -> None:
-        """Give back what nobody here runs: what runs may take hours to its end."""
-        if self._link.lane is None or not self._link.may_try:
-            return
-        rest = [hold for hold in self._holds if hold.is_untouched and not hold.has_handed]
-        ours = [hold for hold in rest if not hold.delivery.is_lost]
-        self._uncount(ours)
-        deliveries = [hold.delivery for hold in ours] + [delivery for _, delivery in self._postponed]
-        self._postponed.clear()
-        for hold in rest:
-            self._holds.discard(hold.delivery)
-        if deliveries:
-            self._give_back(deliveries, 0.0)
-
-    def _uncount(self, holds: Iterable[Hold]) -> None:
-        """Store of jobs that go back how often they were started, where the broker would let them look like a dead one's."""
-        jobs = [(hold, at) for hold in holds for at in range(len(hold.bundle.indexes))]
-        if jobs and not self._link.keeps_claims:
-            self._note(jobs, QUEUED, 0)
+        self._returns.leave(self._holds)
 
     def _close(self) -> None:
         # After an error jobs may still run, and others have them as soon as they are back.
-        self._staff.kill(_INTERRUPTED)
+        self._staff.kill(INTERRUPTED)
         for hold in self._holds:
-            if hold.bundle.task in self._once:
+            outcome = self._starts.with_its_worker(hold)
+            if outcome is not None:
                 for at in hold.handed():
-                    self._end(hold, at, Failed(body.of_loss(hold.bundle.task, "its worker ended while it ran")))
-        self._unsettled += self._ledger.take_all()
+                    self._books.end(hold, at, outcome)
         self._give_everything_back()
         self._announce(0.0)
-        self._staff.close(_INTERRUPTED)
+        self._staff.close(INTERRUPTED)
         self._link.close()
         self._selector.close()
         self._wake_read.close()
         self._wake_write.close()
 
     def _give_everything_back(self) -> None:
-        lane = self._link.lane
-        if lane is None:
+        if self._link.lane is None:
             return
         ours = [hold for hold in self._holds if not hold.delivery.is_lost]
-        whole = [hold.delivery for hold in ours if hold.is_untouched]
-        whole += [delivery for _, delivery in self._postponed]
-        whole += [delivery for deliveries, _ in self._stranded for delivery in deliveries]
-        parts = [
-            Settled(
-                hold.delivery, successors=[hold.remainder(self._link.keys)], is_complete=True, reply=hold.bundle.reply
-            )
-            for hold in ours
-            if hold.left and not hold.is_untouched
-        ]
-        self._uncount(hold for hold in ours if hold.is_untouched)
-        if whole and self._link.lane is not None:
-            self._try(lane.give_back, whole)
-        parts = [entry for entry in self._unsettled if not entry.delivery.is_lost] + parts
-        if parts and self._link.lane is not None:
-            self._try(write, parts, lane, self._link.results, self._link.door)
-
-
-def _split(part: Part) -> list[Part]:
-    return [Part(part.hold, at, at + 1) for at in range(part.at, part.end)]
+        self._returns.close(ours)
+        self._books.close(ours)
 
 
 def _drain(sock: socket.socket) -> None:

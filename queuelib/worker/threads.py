@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from queuelib.clock import SYSTEM
-from queuelib.worker.children import ThreadCrew
+from queuelib.worker.crew import ThreadCrew
 from queuelib.worker.daemon import Wishes, plan_for
 from queuelib.worker.link import Link
 from queuelib.worker.supervisor import Supervisor

@@ -15,7 +15,8 @@ from queuelib import codec
 from queuelib.errors import WorkerError
 from queuelib.outcome import Failed
 from queuelib.worker.child import DROP, JOBS, STOP
-from queuelib.worker.children import Child, Report, Successes, TemplateCrew
+from queuelib.worker.children import Child, Report, Successes
+from queuelib.worker.crew import TemplateCrew
 from queuelib.worker.frames import FrameReader, send_frame
 from queuelib.worker.lease import Part
 from queuelib.worker.pace import MOST_BYTES_AHEAD, MOST_HANDED

@@ -15,7 +15,8 @@ from queuelib.errors import BrokerUnavailable, JobLost
 from queuelib.ids import Key
 from queuelib.message import Limits
 from queuelib.outcome import FAILED, QUEUED, RETRYING, RUNNING, SUCCEEDED, Again, Failed, Record
-from queuelib.worker.children import ThreadCrew
+from queuelib.ports import Cancelled
+from queuelib.worker.crew import ThreadCrew
 from queuelib.worker.plan import Plan
 from queuelib.worker.staff import Death
 from queuelib.worker.supervisor import Supervisor
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
 
 
 class Results(FakeResults):
-    """A result backend that lists workers, too."""
+    """A result backend that lists workers, too, and knows of no cancelled job."""
 
     def announce(self, worker: Any, lifetime: float) -> None:
         """Do nothing."""
+
+    def cancelled(self, cursor: Any) -> Cancelled:
+        """Return none."""
+        return Cancelled([], cursor)
 
 
 class Lane(FakeLane):
@@ -142,15 +147,15 @@ class Desk:
 
     def fail(self, hold: Hold, at: int) -> None:
         """Hear that a job failed."""
-        self.supervisor._end(hold, at, Failed(b"why"))
+        self.supervisor._books.end(hold, at, Failed(b"why"))
 
     def retry(self, hold: Hold, at: int) -> None:
         """Hear that a job is to run again."""
-        self.supervisor._end(hold, at, Again(0.0, b"why"))
+        self.supervisor._books.end(hold, at, Again(0.0, b"why"))
 
     def succeed(self, hold: Hold, at: int) -> None:
         """Hear that a job returned."""
-        self.supervisor._ledger.succeed(hold, at, 1, b"\x01", 0.001, "desk/1")
+        self.supervisor._books._ledger.succeed(hold, at, 1, b"\x01", 0.001, "desk/1")
 
     def settle(self) -> None:
         """Write what is to be written."""
@@ -195,7 +200,7 @@ class TestLoss:
             hold = it.receive(delivery)
             it.fail(hold, 0)
             if not keeps_claims:
-                it.supervisor._lose(BrokerUnavailable("gone"))
+                it.supervisor._line.lose(BrokerUnavailable("gone"))
             it.link.may_try = True
             it.settle()
             it.link.lane, it.link.door = Lane(it.link.log), Door(it.link.results, is_ours=True)
@@ -212,7 +217,7 @@ class TestLoss:
         with desk(Link(keeps_claims=False)) as it:
             delivery = make_delivery(make_bundle(1))
             it.succeed(it.receive(delivery), 0)
-            it.supervisor._lose(BrokerUnavailable("gone"))
+            it.supervisor._line.lose(BrokerUnavailable("gone"))
             it.link.may_try, it.link.results.error = True, BrokerUnavailable("gone")
             it.settle()
             it.link.may_try, it.link.results.error = True, None
@@ -357,30 +362,44 @@ class TestOnce:
         parts: list[Part] = it.supervisor._ready.drain()
         return parts
 
+    def take(self, it: Desk) -> Hold:
+        """Take a bundle of one job, which waits then."""
+        it.supervisor._receive([make_delivery(make_bundle(1))])
+        hold: Hold
+        (hold,) = it.supervisor._holds
+        return hold
+
+    def started(self, it: Desk) -> list[int]:
+        """Hand out what waits to a child that the test plays; return the positions of the jobs that it gets."""
+        parts: list[Part] = []
+        child = SimpleNamespace(handed=[], ahead=0.0, bytes_ahead=0, unreported=0, done=0, hand=parts.extend)
+        it.supervisor._assigner.hungry = lambda _: [child]
+        it.supervisor._hand_out()
+        return [at for part in parts for at in range(part.at, part.end)]
+
     def test_its_start_is_stored_before_it_starts(self) -> None:
         """And only then the server is asked whether it is still ours: who takes it over sees the mark."""
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
-            batch = self.batch(it)
+            self.take(it)
             it.link.log.clear()
-            assert it.supervisor._marked(batch) == batch
+            assert self.started(it) == [0]
             assert [verb for verb, _ in it.link.log] == ["store", "find_lost"]
             assert it.records() == [(0, RUNNING)]
 
     def test_it_does_not_start_without_its_mark(self) -> None:
         """Where the mark cannot be stored it waits."""
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
-            batch = self.batch(it)
+            self.take(it)
             it.link.results.error = BrokerUnavailable("gone")
-            assert it.supervisor._marked(batch) == []
+            assert self.started(it) == []
             assert it.again() == [0]
             it.link.results.error = None
 
     def test_it_does_not_start_where_others_have_it(self) -> None:
         """The claim was lost between the taking and the mark."""
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
-            batch = self.batch(it)
-            it.link.lane.lost = [batch[0].hold.delivery]
-            assert it.supervisor._marked(batch) == []
+            it.link.lane.lost = [self.take(it).delivery]
+            assert self.started(it) == []
             assert it.again() == []
 
     def test_who_takes_it_over_ends_it(self) -> None:
@@ -467,7 +486,7 @@ class TestClaim:
         """Not earlier, and not while the claim is renewed."""
         with desk(self.link()) as it:
             killed: list[str] = []
-            it.supervisor._guarded = (SimpleNamespace(kill=killed.append),)
+            it.supervisor._claims._guarded = (SimpleNamespace(kill=killed.append),)
             began = it.time.now
             it.supervisor.kill_exclusive(began + 11.0)
             assert killed == []
@@ -476,4 +495,4 @@ class TestClaim:
             self.cut_off(it, 11.0)
             it.supervisor.kill_exclusive(began + 12.5)
             assert len(killed) == 1
-            it.supervisor._guarded = ()
+            it.supervisor._claims._guarded = ()
