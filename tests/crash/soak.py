@@ -43,11 +43,13 @@ __all__ = ["main", "measure", "server_figures", "slope", "table", "versions", "w
 MOST_GROWTH = 1.0  # MiB for 100,000 jobs
 FEWEST_JOBS = 100_000  # of a judged life of a process: in shorter ones the steps of allocators outweigh everything
 _SLACK_DESCRIPTORS = 2  # a socket may be opened while another is closed
+_FEWEST_SAMPLES = 5
 _SETTLED = 0.2  # share of a life in which caches fill and modules are imported
 # What a client has grown to by then is bounded and stays: on RabbitMQ twice 64 MiB of outcomes by its own count (270 MiB in
 # all, measured); on Redis what thousands of outcomes took that came at once after the first faults.
 CLIENT_FILLS = {"sqlite": 250_000, "redis": 1_000_000, "rabbitmq": 2_000_000}  # jobs
-_SAMPLES_KEPT = 50  # of each run, in the record
+_SAMPLES_KEPT = 50  # of each role in each run, in the record
+_ROLES = ("client", "supervisor", "template", "child")
 _LOOK_EVERY = 0.1  # seconds between two looks at the client's progress
 _QUIET_AFTER = 180.0  # seconds without progress after which a run is given up
 _FORGOTTEN_WITHIN = 240.0  # seconds after the end until the server has forgotten all of it; outcomes are kept for 120
@@ -152,7 +154,9 @@ class Soak:
             "seconds": round(seconds, 1),
             "faults": [[f.kind, round(f.at, 1), round(f.until, 1), f.jobs] for f in self.faults],
             "log_lines": self.log_lines,
-            "samples": _thin([_row(sample) for sample in self.samples]),
+            "samples": [
+                row for role in _ROLES for row in _thin([_row(one) for one in self.samples if one.role == role])
+            ],
         }
 
     def _save(self) -> None:
@@ -397,9 +401,12 @@ def judge(samples: Iterable[Sample], broker: str) -> dict[str, dict[str, Any]]:
 
 
 def _grew(counts: Sequence[int]) -> bool:
-    """Whether the fewest of the last third are more than the most of the first, by more than chance."""
+    """Whether the fewest of the last third are more than the most of the first, by more than chance.
+
+    The first samples of a life are of its start, when nothing is open yet.
+    """
     third = len(counts) // 3
-    return third > 0 and min(counts[-third:]) > max(counts[:third]) + _SLACK_DESCRIPTORS
+    return third >= _FEWEST_SAMPLES and min(counts[-third:]) > max(counts[:third]) + _SLACK_DESCRIPTORS
 
 
 def check_tally(path: Path, jobs: int, faults: Sequence[Fault], in_doubt: int) -> dict[str, Any]:
@@ -523,8 +530,8 @@ def _row(sample: Sample) -> list[Any]:
 
 
 def _thin(rows: Sequence[Any]) -> list[Any]:
-    """Return about so many of the samples, evenly; there are up to five processes in each."""
-    step = max(1, len(rows) // (_SAMPLES_KEPT * 5))
+    """Return so many of the samples, or up to twice as many, evenly."""
+    step = max(1, len(rows) // _SAMPLES_KEPT)
     return list(rows[::step])
 
 
