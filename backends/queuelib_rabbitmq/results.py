@@ -186,7 +186,7 @@ class _Client:
 
     def __init__(self, results: RabbitResults) -> None:
         self.pid = os.getpid()
-        self.memory = memory = Memory()
+        self.memory = memory = Memory(results.address.cache)
         names = list(results.streams)
         self.outcomes = StreamReader(names[0], self.open, memory.apply_outcomes, memory.unfold)
         self.control = StreamReader(names[1], self.open, memory.apply_control, memory.clear_marks)

@@ -497,11 +497,14 @@ class TestUrls:
 
     def test_options(self) -> None:
         """Options are read, and unknown ones refused."""
-        address = parse("amqps://me:p%40ss@host/vh?queue_type=classic&heartbeat=7&verify=no")
+        address = parse("amqps://me:p%40ss@host/vh?queue_type=classic&heartbeat=7&cache=8&verify=no")
         assert (address.port, address.vhost, address.password.reveal()) == (5671, "vh", "p@ss")
-        assert (address.is_replicated, address.heartbeat) == (False, 7)
+        assert (address.is_replicated, address.heartbeat, address.cache) == (False, 7, 8 << 20)
         with pytest.raises(ConfigurationError, match="knows no option 'hearbeat'"):
             parse("amqp://host?hearbeat=7")
+        for size in ("0", "-1", "8M"):
+            with pytest.raises(ConfigurationError, match="cache"):
+                parse(f"amqp://host?cache={size}&heartbeat=7")
 
     @pytest.mark.parametrize("end", ["", "/", "//", "/%2F"])
     def test_default_virtual_host(self, end: str) -> None:
