@@ -48,9 +48,8 @@ _SETTLED = 0.2  # share of a life in which caches fill and modules are imported
 # What a client has grown to by then is bounded and stays: what it remembers, and what it took when thousands of outcomes came
 # at once after the first faults.
 CLIENT_FILLS = {"sqlite": 250_000, "redis": 1_000_000, "rabbitmq": 1_000_000}  # jobs
-CACHE = (
-    8  # MiB, on RabbitMQ, so that it fills early: 64 unless the URL says otherwise, which took more than 3,000,000 jobs
-)
+# On RabbitMQ, MiB: three times what is in flight, and full early. 64 unless the URL says so took more than 3,000,000 jobs.
+CACHE = 24
 _SAMPLES_KEPT = 50  # of each role in each run, in the record
 _ROLES = ("client", "supervisor", "template", "child")
 _LOOK_EVERY = 0.1  # seconds between two looks at the client's progress
