@@ -166,7 +166,7 @@ class SqliteResults:
 
     def _own_bell(self) -> Bell:
         with self._store.lock:
-            if self._bell is None or not self._store.is_mine:
+            if self._bell is None:
                 _ = self._store.connection
                 self._bell = Bell(self._store.folder)
                 self._store.register(self._bell.path, (_OUTCOME,))

@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from queuelib.errors import BrokerFull, BrokerUnavailable, ConfigurationError
+from queuelib_sqlite import forks
 from queuelib_sqlite.fifo import Ringer
 
 __all__ = ["Store", "refuse_network_file_system"]
@@ -38,7 +39,7 @@ _locked: set[Path] = set()  # files for which somebody here has just waited in v
 
 
 class Store:
-    """A connection to the file, used by one thread at a time; forked children open their own.
+    """A connection to the file, used by one thread at a time; closed at each fork, so that both sides open their own.
 
     Args:
         path: The file; made, with mode 0600, if it does not exist.
@@ -54,28 +55,25 @@ class Store:
         self.lock = threading.RLock()
         self.ringer = Ringer()
         self._synchronous = synchronous
-        self._pid = os.getpid()
         self._connection: sqlite3.Connection | None = None
         self.rung: set[str] = set()  # topics to ring once the transaction is committed
+        forks.watch_store(self)
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """The open connection of this process."""
-        if self._connection is None or self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._connection = self._open()
-        return self._connection
-
-    @property
-    def is_mine(self) -> bool:
-        """Whether the connection was opened by this process and not inherited through a fork."""
-        return self._pid == os.getpid()
+        """The open connection of this process; whoever uses it holds `lock`."""
+        connection = self._connection
+        if connection is None:
+            with self.lock:
+                connection = self._connection = self._connection or self._open()
+        return connection
 
     def relax(self) -> None:
         """Let commits return before the disk has them: right where a power cut can only repeat work."""
         if self._synchronous != "NORMAL":
             self._synchronous = "NORMAL"
-            self.connection.execute("PRAGMA synchronous = NORMAL")
+            with self.lock, self.translated():
+                self.connection.execute("PRAGMA synchronous = NORMAL")
 
     @contextmanager
     def write(self, deadline: float | None = None) -> Generator[sqlite3.Connection]:
@@ -153,8 +151,30 @@ class Store:
         """Close the connection; the next use opens another."""
         with self.lock:
             self.ringer.close()
-            if self._connection is not None and self._pid == os.getpid():
+            if self._connection is not None:
                 self._connection.close()
+            self._connection = None
+
+    def pause(self, timeout: float) -> bool:
+        """Before a fork: close the connection, and keep other threads from opening one until `resume`."""
+        if _is_held_here(self.lock) or not self.lock.acquire(timeout=timeout):
+            return False  # a signal handler that forks may have interrupted a use of it
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        return True
+
+    def resume(self) -> None:
+        """After a fork, in the parent."""
+        self.lock.release()
+
+    def forget_parent(self) -> None:
+        """After a fork, in the child: nothing is ever done with a connection that could not be closed before."""
+        self.lock = threading.RLock()  # perhaps held by a thread that does not exist here
+        self.rung = set()
+        self.ringer.close()
+        if self._connection is not None:
+            forks.keep_for_good(self._connection)
             self._connection = None
 
     def _begin(self, connection: sqlite3.Connection, deadline: float) -> None:
@@ -206,6 +226,7 @@ class Store:
                 pass  # what we ring for is written: its writer must not take it for a failure
 
     def _open(self) -> sqlite3.Connection:
+        forks.check()
         self._check_place()
         _prepare_file(self.path, self.folder)
         with self.translated():
@@ -238,6 +259,15 @@ class Store:
         if found == 0:
             msg = f"{self.path} is an SQLite database of another program: name another file"
             raise ConfigurationError(msg)
+
+
+def _is_held_here(lock: threading.RLock) -> bool:
+    """Return whether this very thread holds a lock."""
+    try:
+        threading.Condition(lock).notify()  # says so
+    except RuntimeError:
+        return False
+    return True
 
 
 def _patience(path: Path) -> float:

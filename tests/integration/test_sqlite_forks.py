@@ -1,0 +1,194 @@
+"""Programs that fork after they have used an SQLite broker: nothing is lost, nothing hangs, and the parent keeps its own."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+_START = """
+import os, signal, sys, threading, warnings
+from queuelib import Dispatcher
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: that is what is tried here
+dispatcher = Dispatcher(sys.argv[1])
+
+@dispatcher.task(name="f")
+def f(number: int) -> int:
+    return number
+
+def count():
+    import sqlite3, subprocess
+    code = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM message').fetchone()[0])"
+    path = sys.argv[1].removeprefix("sqlite:///")
+    return int(subprocess.run([sys.executable, "-c", code, path], stdout=subprocess.PIPE, check=True).stdout)
+
+def reap(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+"""
+
+_PARENT_CLOSES = """
+f.submit(0)
+gone, leave = os.pipe()
+pid = os.fork()
+if pid == 0:
+    os.close(leave)
+    os.read(gone, 1)
+    seen = []
+    for _ in range(4):
+        for number in range(10):
+            f.submit(number)
+        seen.append(count())
+    dispatcher.close()
+    print(seen, flush=True)
+    os._exit(0)
+os.close(gone)
+END
+"""
+
+# The thread is in the middle of a transaction at the fork, and goes on when the fork has begun to wait for it.
+_IN_A_TRANSACTION = """
+from queuelib_sqlite.store import Store
+f.submit(0)
+store = Store(__import__("pathlib").Path(sys.argv[1].removeprefix("sqlite:///")))
+inside, go = threading.Event(), threading.Event()
+
+def write():
+    with store.write() as connection:
+        connection.execute("INSERT INTO queue VALUES ('written')")
+        inside.set()
+        assert go.wait(30)
+
+thread = threading.Thread(target=write)
+thread.start()
+inside.wait(30)
+PREPARE
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    try:
+        f.submit(1)
+        with store.read() as connection:
+            print("child reads", connection.execute("SELECT * FROM queue").fetchall(), flush=True)
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+    os._exit(0)
+go.set()
+thread.join(30)
+print("child ended with", reap(pid))
+with store.read() as connection:
+    print("parent reads", connection.execute("SELECT * FROM queue").fetchall())
+store.close()
+f.submit(2)
+dispatcher.close()
+print("jobs", count())
+"""
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """A file of this test's own."""
+    return f"sqlite:///{tmp_path}/jobs.db"
+
+
+def run(code: str, *arguments: str) -> str:
+    """Run a program after `_START` and return what it and its children printed."""
+    command = [sys.executable, "-c", _START + code, *arguments]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout
+
+
+@pytest.mark.parametrize("end", ["dispatcher.close()\nos.write(leave, b'x')\nsys.exit(reap(pid))", "sys.exit(0)"])
+def test_what_a_child_submits_is_found_after_its_parent_has_closed(url: str, tmp_path: Path, end: str) -> None:
+    """Every job that the child was told is accepted is in the file, whether its parent closes or ends."""
+    assert run(_PARENT_CLOSES.replace("END", end), url) == "[11, 21, 31, 41]\n"
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM message").fetchone() == (41,)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_fork_waits_for_the_transaction_of_another_thread(url: str) -> None:
+    """The child finds it committed and no lock held."""
+    said = run(_IN_A_TRANSACTION.replace("PREPARE", "os.register_at_fork(before=go.set)"), url)
+    assert said.splitlines() == [
+        "child reads [('written',)]",
+        "child ended with 0",
+        "parent reads [('written',)]",
+        "jobs 3",
+    ]
+
+
+def test_a_child_of_a_fork_that_could_not_wait_says_so(url: str) -> None:
+    """Where a transaction lasts for too long the child is told that it cannot use the file; the parent goes on."""
+    said = run(
+        _IN_A_TRANSACTION.replace("PREPARE", "from queuelib_sqlite import forks\nforks._LONGEST_WAIT = 0.1"), url
+    )
+    assert said.startswith("BrokerUnavailable this process was forked while its parent was using an SQLite file")
+    assert said.splitlines()[1:] == ["child ended with 0", "parent reads [('written',)]", "jobs 2"]
+
+
+def test_a_fork_in_the_middle_of_ones_own_transaction(url: str) -> None:
+    """A signal handler that forks breaks no transaction; its child is told that it cannot use the file."""
+    code = """
+from queuelib_sqlite.store import Store
+store = Store(__import__("pathlib").Path(sys.argv[1].removeprefix("sqlite:///")))
+pids = []
+
+def fork(*_):
+    pids.append(os.fork())
+    if pids[-1] == 0:
+        try:
+            f.submit(1)
+        except Exception as error:
+            print(type(error).__name__, "was forked" in str(error), flush=True)
+        os._exit(0)
+
+signal.signal(signal.SIGUSR1, fork)
+with store.write() as connection:
+    connection.execute("INSERT INTO queue VALUES ('written')")
+    signal.raise_signal(signal.SIGUSR1)
+print("child ended with", reap(pids[0]))
+with store.read() as connection:
+    print("parent reads", connection.execute("SELECT * FROM queue").fetchall())
+store.close()
+"""
+    said = run(code, url).splitlines()
+    assert said == ["BrokerUnavailable True", "child ended with 0", "parent reads [('written',)]"]
+
+
+def test_threads_that_fork_at_once_beside_threads_that_submit(url: str) -> None:
+    """No child hangs, and no job is lost, neither the children's nor those of the threads."""
+    code = """
+has_ended = threading.Event()
+submitted = [f.submit(0).state]  # and everything is imported: no fork waits for imports
+
+def submit():
+    while not has_ended.is_set():
+        submitted.append(f.submit(0).state)
+
+def fork():
+    for _ in range(10):
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            f.submit(1).state
+            os._exit(0)
+        assert reap(pid) == 0
+        done.append(pid)
+
+done = []
+threads = [threading.Thread(target=submit) for _ in range(2)]
+forking = [threading.Thread(target=fork) for _ in range(2)]
+for thread in (*threads, *forking):
+    thread.start()
+for thread in forking:
+    thread.join()
+has_ended.set()
+for thread in threads:
+    thread.join()
+dispatcher.close()
+print(len(done), count() - len(submitted))
+"""
+    assert run(code, url) == "20 20\n"
