@@ -65,6 +65,10 @@ class Bell:
         os.close(self.fd)
         Path(self.path).unlink(missing_ok=True)
 
+    def forget(self) -> None:
+        """In a forked child: close the descriptor. The FIFO is the parent's, whose rings are not to be read here."""
+        os.close(self.fd)
+
 
 class Ringer:
     """The writing end: keeps the FIFOs that it wrote to open."""

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sqlite3
 import subprocess
 import sys
+import time
+import traceback
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from kombu.connection import Connection
+from kombu.entity import Queue
+
+from queuelib import plugins
+from queuelib.broker import open_lane, settings_for
+from queuelib.ids import Key, new_bundle_id
+from queuelib.message import Outgoing
+from queuelib.outcome import FAILED, Record
+from queuelib.ports import Lane
 
 _START = """
 import os, signal, sys, threading, warnings
@@ -192,3 +206,106 @@ dispatcher.close()
 print(len(done), count() - len(submitted))
 """
     assert run(code, url) == "20 20\n"
+
+
+def lane(url: str) -> Lane:
+    """Return a lane of this test's file."""
+    return open_lane(settings_for(url, "lab"), "lab", 5.0)
+
+
+def in_child(deed: Callable[[], object]) -> None:
+    """Do something in a forked child, and see that it ends well."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            deed()
+        except BaseException:  # noqa: BLE001 - whatever it is, pytest must not go on in the child
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_child_that_closes_an_inherited_lane_gives_back_nothing_of_its_parents(url: str) -> None:
+    """What the parent works on stays its own, and its claim and bell stay where others find them."""
+    with closing(lane(url)) as mine, closing(lane(url)) as other:
+        mine.fileno()
+        mine.publish([Outgoing("red", new_bundle_id(time.time()), b"frame")], 5.0)
+        held = mine.take({"red": 1})
+        in_child(mine.close)
+        other.renew()
+        assert other.take({"red": 1}) == []
+        assert mine.find_lost(held) == []
+        other.publish([Outgoing("red", new_bundle_id(time.time()), b"frame")], 5.0)
+        bell = mine.fileno()
+        assert bell is not None
+        assert select.select([bell], [], [], 5.0)[0], "nobody rang"
+        assert mine.acknowledge(held) == []
+
+
+def test_a_child_takes_in_its_own_name(url: str) -> None:
+    """What a child takes on an inherited lane is given to others when the child has died, and not before the parent has."""
+    with closing(lane(url)) as mine, closing(lane(url)) as other:
+        mine.publish([Outgoing("red", new_bundle_id(time.time()), frame) for frame in (b"mine", b"child's")], 5.0)
+        (held,) = mine.take({"red": 1})
+
+        def take() -> None:
+            (taken,) = mine.take({"red": 1})
+            assert taken.frame == b"child's"
+
+        in_child(take)
+        other.renew()
+        (found,) = other.take({"red": 5})
+        assert (held.frame, found.frame, found.redelivered) == (b"mine", b"child's", True)
+
+
+def test_a_child_acknowledges_what_its_parent_took(url: str) -> None:
+    """A plain kombu program may hand each message to a child, which acknowledges it and closes its connection."""
+    with Connection(f"qlsqlite:///{url.removeprefix('sqlite:///')}") as connection:
+        queue = connection.SimpleQueue("parcels")
+        queue.put("hello")
+        message = queue.get(timeout=5)
+
+        def handle() -> None:
+            message.ack()
+            connection.close()
+
+        in_child(handle)
+        assert queue.qsize() == 0
+        queue.put("again")
+        assert queue.get(timeout=5).payload == "again"
+        queue.close()
+
+
+def test_a_child_that_closes_an_inherited_connection_leaves_its_parents_queues(url: str) -> None:
+    """An exclusive queue goes with the connection of the process that declared it."""
+    with Connection(f"qlsqlite:///{url.removeprefix('sqlite:///')}") as connection:
+        queue = Queue("own", exclusive=True)(connection.default_channel)
+        queue.declare()
+        connection.Producer().publish("hello", routing_key="own")
+        in_child(connection.close)
+        found = queue.get()
+        assert found is not None
+        assert found.payload == "hello"
+
+
+def test_a_child_that_closes_inherited_results_silences_nobody(url: str) -> None:
+    """The parent's pipe stays registered, and the child's waiting takes no ring from it."""
+    results = plugins.backend_for(url).results(url, "lab", 3600.0)
+    with closing(results), closing(plugins.backend_for(url).results(url, "lab", 3600.0)) as other:
+        key = Key(new_bundle_id(time.time()), 0)
+        results.wait([key], 0.0)
+        (bell,) = Path(url.removeprefix("sqlite:///") + ".d").glob("wake-*")
+
+        def wait_and_close() -> None:
+            results.wait([key], 0.0)
+            results.close()
+
+        in_child(wait_and_close)
+        assert bell.exists()
+        other.store([Record(key, FAILED, 1, b"", time.time())])
+        ringing = os.open(bell, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            assert os.read(ringing, 10) == b"\0"
+        finally:
+            os.close(ringing)
