@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 
-from queuelib.errors import BrokerFull, BrokerUnavailable, ConfigurationError
+from queuelib.errors import BrokerFull, BrokerUnavailable, ConfigurationError, QueuelibError
 from queuelib_sqlite import forks
 from queuelib_sqlite.fifo import Ringer
 
@@ -222,7 +222,7 @@ class Store:
             try:
                 with self.write() as connection:
                     connection.executemany("DELETE FROM waiter WHERE path = ?", [(path,) for path in gone])
-            except BrokerUnavailable:
+            except QueuelibError:
                 pass  # what we ring for is written: its writer must not take it for a failure
 
     def _open(self) -> sqlite3.Connection:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import select
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ from queuelib.errors import BrokerUnavailable
 from queuelib.ids import Key, new_bundle_id
 from queuelib.message import Outgoing
 from queuelib.outcome import FAILED, RUNNING, Record
-from queuelib.ports import Redelivery, ResultCapabilities, TransportCapabilities
+from queuelib.ports import Redelivery, ResultCapabilities, Settled, TransportCapabilities
 from queuelib.testing import ResultConformance, SettlementConformance, TransportConformance
 from queuelib.testing.conformance import span
 from queuelib_sqlite.store import LAYOUT, Store
@@ -138,6 +142,56 @@ def test_what_is_written_is_no_failure_although_nobody_can_be_struck_off(
             store.rung.add("topic")
         assert len(begun) == 2
         assert store.connection.execute("SELECT * FROM queue").fetchall() == [("written",)]
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.ENOMEM])
+def test_what_is_written_is_no_failure_although_nobody_can_be_told(
+    url: str, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """A program at its limit of descriptors publishes and settles; who waits stays registered, and finds it later."""
+    with (
+        closing(open_lane(settings_for(url, "lab"), "lab", 5.0)) as worker,
+        closing(open_lane(settings_for(url, "lab"), "lab", 5.0)) as lane,
+        closing(plugins.backend_for(url).results(url, "lab", 3600.0)) as results,
+    ):
+        worker.fileno()
+        worker.take({"red": 0})
+        key = Key(new_bundle_id(time.time()), 0)
+        results.wait([key], 0.0)
+        settlement = plugins.backend_for(url).join(worker.handle, results)
+        assert settlement is not None
+        with monkeypatch.context() as patch:
+            patch.setattr("os.open", _failing_with(error))
+            lane.publish([Outgoing("red", key.bundle, b"frame")], 5.0)
+            (delivery,) = worker.take({"red": 1})
+            ended = Record(key, FAILED, 1, b"", time.time())
+            assert settlement.settle([Settled(delivery, [ended], is_complete=True)]) == [True]
+        assert results.fetch([key]) == [ended]
+        bell = worker.fileno()
+        assert bell is not None
+        lane.publish([Outgoing("red", new_bundle_id(time.time()), b"frame")], 5.0)
+        assert select.select([bell], [], [], 5.0)[0], "it was struck off"
+
+
+def test_what_is_written_is_no_failure_although_a_pipe_without_reader_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the pipe of somebody who has died cannot be removed, it is for another time."""
+    with closing(Store(tmp_path / "a.db")) as store:
+        store.register(str(store.folder / "wake-dead"), ("topic",))
+        os.mkfifo(store.folder / "wake-dead")
+        monkeypatch.setattr(Path, "unlink", _failing_with(errno.EPERM))
+        with store.write() as connection:
+            connection.execute("INSERT INTO queue VALUES ('written')")
+            store.rung.add("topic")
+        assert store.connection.execute("SELECT * FROM queue").fetchall() == [("written",)]
+
+
+def _failing_with(error: int) -> Callable[..., int]:
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    return fail
 
 
 def _refuse(*_: object) -> None:
