@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import sqlite3
@@ -51,7 +52,7 @@ class Store:
 
     def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
         self.path = path = path.absolute()  # a program may change its folder
-        self.folder = path.with_name(path.name + ".d")
+        self.folder = _folder(path)
         self.lock = threading.RLock()
         self.ringer = Ringer()
         self._synchronous = synchronous
@@ -228,6 +229,7 @@ class Store:
     def _open(self) -> sqlite3.Connection:
         forks.check()
         self._check_place()
+        self.folder = _folder(self.path)
         _prepare_file(self.path, self.folder)
         with self.translated():
             connection = sqlite3.connect(
@@ -261,6 +263,12 @@ class Store:
             raise ConfigurationError(msg)
 
 
+def _folder(path: Path) -> Path:
+    """Return the folder beside the file itself: whoever names it by a link must find the same claims and bells there."""
+    real = Path(os.path.realpath(path))
+    return real.with_name(real.name + ".d")
+
+
 def _is_held_here(lock: threading.RLock) -> bool:
     """Return whether this very thread holds a lock."""
     try:
@@ -284,7 +292,7 @@ def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/self/mount
         table = mounts.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return  # no such table on this system
-    target = path.absolute().parent
+    target = Path(os.path.realpath(path)).parent
     best = ("", "")
     for line in table.splitlines():
         fields = line.split()
@@ -309,6 +317,9 @@ def _prepare_file(path: Path, folder: Path) -> None:
     _refuse_foreign_hands(path.parent, "folder")
     for place in (path, folder):
         _refuse_foreign_link(place)
+    if path.is_symlink():
+        _refuse_foreign_hands(path, "file")  # nothing is made at the end of a link
+        _refuse_foreign_hands(folder.parent, "folder")
     try:
         _make_folder(folder)
         # Only ever created here: closing a descriptor of an existing database would drop SQLite's own locks on it.
@@ -351,7 +362,9 @@ def _refuse_foreign_hands(place: Path, what: str) -> None:
     """Refuse what everybody may write to: a folder is safe with the sticky bit, as /tmp has it."""
     try:
         mode = place.stat().st_mode
-    except FileNotFoundError as error:
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ELOOP}:
+            raise
         msg = f"{place} is a link that leads nowhere: name the file itself"
         raise ConfigurationError(msg) from error
     if mode & stat.S_IWOTH and not (what == "folder" and mode & stat.S_ISVTX):
