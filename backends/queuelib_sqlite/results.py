@@ -165,10 +165,9 @@ class SqliteResults:
         now = time.time()
         if now < self._sweep_at:
             return
-        before = now - self.keep
-        has_more = outcomes.expire(connection, before)
+        has_more = outcomes.expire(connection, now, self.keep)
         self._sweep_at = now + (_SWEEP_AGAIN if has_more else _SWEEP_EVERY)
-        connection.execute(_OLD_MARKS, (before,))
+        connection.execute(_OLD_MARKS, (now - self.keep,))
         connection.execute("DELETE FROM worker WHERE until < ?", (now,))
 
     def _own_bell(self) -> Bell:

@@ -19,7 +19,7 @@ from queuelib.broker import open_lane, settings_for
 from queuelib.errors import BrokerUnavailable
 from queuelib.ids import Key, new_bundle_id
 from queuelib.message import Outgoing
-from queuelib.outcome import FAILED, RUNNING, Record
+from queuelib.outcome import FAILED, QUEUED, RETRYING, RUNNING, SUCCEEDED, Record
 from queuelib.ports import Redelivery, ResultCapabilities, Settled, TransportCapabilities
 from queuelib.testing import ResultConformance, SettlementConformance, TransportConformance
 from queuelib.testing.conformance import span
@@ -105,6 +105,63 @@ def test_a_mark_is_kept_as_long_as_its_message(tmp_path: Path) -> None:
     results.store([Record(Key(new_bundle_id(time.time()), 0), FAILED, 1, b"", time.time())])
     assert list(results.cancelled(None).keys) == [Key(waiting, 0)]
     results.close()
+
+
+def test_what_is_known_of_a_bundle_is_kept_as_long_as_its_message(tmp_path: Path) -> None:
+    """A job that runs for longer than outcomes are kept keeps its start mark, and what has ended of its bundle its ending.
+
+    Whoever takes the message over after a death starts neither a second time.
+    """
+    url = f"sqlite:///{tmp_path}/a.db"
+    long_ago, now = time.time() - 100, time.time()
+    with (
+        closing(plugins.backend_for(url).results(url, "lab", 60.0)) as results,
+        closing(open_lane(settings_for(url, "lab"), "lab", 5.0)) as lane,
+    ):
+        bundle, gone = new_bundle_id(long_ago), new_bundle_id(long_ago)
+        lane.publish([Outgoing("red", one, b"frame", None, 10) for one in (bundle, gone)], 5.0)
+        held = lane.take({"red": 2})
+        records = [
+            record
+            for one in (bundle, gone)
+            for record in (
+                Record(Key(one, 0), RUNNING, 1, b"mark", long_ago),
+                Record(Key(one, 1), RETRYING, 1, b"", long_ago),
+                Record(Key(one, 2), FAILED, 1, b"", long_ago),
+                span(3, bundle=one)._replace(key=Key(one, 3), at=long_ago),
+            )
+        ]
+        lane.acknowledge([delivery for delivery in held if delivery.tag == held[1].tag])
+        assert all(results.store(records))
+        keys = [Key(bundle, index) for index in range(6)]
+        kept = results.fetch(keys)
+        assert [record.state for record in kept if record] == [RUNNING, RETRYING, FAILED, *[SUCCEEDED] * 3]
+        assert results.fetch([Key(gone, index) for index in range(6)]) == [None] * 6
+
+        lane.acknowledge(held[:1])
+        results.close()  # its next transaction sweeps
+        again = plugins.backend_for(url).results(url, "lab", 60.0)
+        again.store([Record(Key(new_bundle_id(now), 0), FAILED, 1, b"", now)])
+        assert again.fetch(keys) == [None] * 6
+        again.close()
+
+
+def test_a_state_is_kept_for_long_where_the_message_is_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows here how long a message of another broker lives: for 30 days what has not ended is remembered."""
+    monkeypatch.setattr("queuelib_sqlite.results._SWEEP_EVERY", 0.0)
+    url = f"sqlite:///{tmp_path}/a.db"
+    with closing(plugins.backend_for(url).results(url, "lab", 60.0)) as results:
+        keys = []
+        for age in (100.0, 31 * 86400.0):
+            at = time.time() - age
+            bundle = new_bundle_id(at)
+            results.accept([Outgoing("red", bundle, b"", None, 2)])
+            keys += [Key(bundle, 0), Key(bundle, 1)]
+            results.store([Record(Key(bundle, 0), RUNNING, 1, b"mark", at), Record(Key(bundle, 1), FAILED, 1, b"", at)])
+        found = results.fetch(keys)
+    assert [record and record.state for record in found] == [RUNNING, QUEUED, None, None]
 
 
 def test_who_could_not_become_a_taker_takes_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
