@@ -309,3 +309,43 @@ def test_a_child_that_closes_inherited_results_silences_nobody(url: str) -> None
             assert os.read(ringing, 10) == b"\0"
         finally:
             os.close(ringing)
+
+
+_BESIDE = """
+import os, subprocess, sys
+from queuelib import Dispatcher
+dispatcher = Dispatcher()
+
+@dispatcher.task
+def f(number: int) -> int:
+    return number
+
+if __name__ == "__main__":
+    send_signal = subprocess.Popen.send_signal
+    subprocess.Popen.send_signal = lambda self, number: (print("interrupted"), send_signal(self, number))
+    gone, leave = os.pipe()
+    with dispatcher.workers(1):
+        pid = os.fork()
+        if pid == 0:
+            os.close(leave)
+            os.read(gone, 1)
+            sys.exit(3)
+        print(f.submit(1).result(timeout=30))
+    os.close(leave)
+    print("child ended with", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_worker_beside_a_program_hears_of_its_end_although_a_child_lives_on(url: str, tmp_path: Path) -> None:
+    """The worker drains when the block is left, and needs no signal; a child that leaves the block ends nothing."""
+    program = tmp_path / "program.py"
+    program.write_text(_BESIDE)
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "QUEUELIB_BROKER": url},
+    )
+    assert done.stdout.splitlines() == ["1", "child ended with 3"]
