@@ -17,7 +17,7 @@ from queuelib import BrokerUnavailable, ConfigurationError, Dispatcher
 from queuelib.broker import open_lane, settings_for
 from queuelib.ids import new_bundle_id
 from queuelib.message import Outgoing
-from queuelib_sqlite.store import refuse_network_file_system
+from queuelib_sqlite.place import refuse_network_file_system
 
 _SUBMIT = """
 import sys
