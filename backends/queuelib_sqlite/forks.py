@@ -60,8 +60,11 @@ def watch(thing: Inheritable) -> None:
 
 
 def keep_for_good(handle: object) -> None:
-    """Never close nor free what could not be closed before the fork: both would touch the parent's locks."""
+    """Never close nor free what could not be closed before the fork: that would roll back in the parent's transaction."""
+    import ctypes  # noqa: PLC0415 - rarely needed
+
     _inherited.append(handle)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))  # nor at the end of the interpreter
 
 
 def check() -> None:

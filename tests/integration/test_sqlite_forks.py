@@ -143,6 +143,21 @@ def test_a_child_of_a_fork_that_could_not_wait_says_so(url: str) -> None:
     assert said.splitlines()[1:] == ["child ended with 0", "parent reads [('written',)]", "jobs 2"]
 
 
+def test_what_could_not_be_closed_is_not_even_at_the_end(url: str) -> None:
+    """A child that ends leaves an inherited handle as it is: closing it would roll back within its parent's transaction."""
+    code = """
+from queuelib_sqlite import forks
+
+class Handle:
+    def __del__(self):
+        print("closed", flush=True)
+
+forks.keep_for_good(Handle())
+print("ends", flush=True)
+"""
+    assert run(code, url) == "ends\n"
+
+
 def test_a_fork_in_the_middle_of_ones_own_transaction(url: str) -> None:
     """A signal handler that forks breaks no transaction; its child is told that it cannot use the file."""
     code = """
