@@ -271,7 +271,7 @@ def forked(trial: Trial) -> None:
 def forked_and_closed(trial: Trial) -> None:
     """No child hangs, and what it submits when its parent has closed is in the file that others see."""
     trial.deeds.dispatcher.close()  # nobody else has the file open
-    program = trial.lab.start("-c", _LEFT_ALONE, trial.path, trial.folder / "jobs.db")
+    program = trial.lab.start("-c", _LEFT_ALONE, trial.path, f"{trial.folder}/jobs.db")
     assert program.wait(120.0) == 0, program.said
     names = ("first", "thread0", "thread1", *(f"child{n}" for n in range(4)))
     assert program.said.count("done") == len(names), program.said
