@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, 
 from contextlib import AbstractContextManager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
+from weakref import WeakSet
 
 from queuelib import job as jobs
 from queuelib import mapping, naming, plugins
@@ -46,6 +47,9 @@ R = TypeVar("R")
 M = TypeVar("M", bound=type)
 DEFAULT_BROKER = "sqlite:///queuelib.db"
 _FRAMES_A_PUBLISH = 256
+
+
+_dispatchers: WeakSet[Dispatcher] = WeakSet()
 
 
 class _TaskDecorator(Protocol):
@@ -122,6 +126,7 @@ class Dispatcher:
         self.outcomes = Outcomes(
             self.open_results, self._load_results, self._exceptions, self.keep, self._how_to_serve, self.events
         )
+        _dispatchers.add(self)
 
     # Where it connects to
 
@@ -549,3 +554,11 @@ def _refuse_in_worker(what: str) -> None:
             'under `if __name__ == "__main__":`'
         )
         raise QueuelibError(msg)
+
+
+def _unlock_in_child() -> None:
+    for dispatcher in _dispatchers:
+        dispatcher._lock = threading.RLock()  # noqa: SLF001 - perhaps held by a thread that does not exist here
+
+
+os.register_at_fork(after_in_child=_unlock_in_child)
