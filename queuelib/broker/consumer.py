@@ -8,7 +8,8 @@ difference on the same channel, and much less room cancels some. What a worker h
 that it asked for before.
 
 **Giving back** without delay requeues: the message keeps its place in the queue, and comes out marked as redelivered.
-With a delay a copy goes to the waiting queues, confirmed, before the original is acknowledged.
+With a delay a copy goes to the waiting queues, confirmed, before the original is acknowledged; where the original was
+redelivered, a header marks the copy too, or nobody would look up whether its jobs have ended.
 
 kombu's `Consumer` is not used: it decompresses a body on the word of a header before anybody can look at it.
 """
@@ -20,7 +21,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from queuelib.broker.confirms import ConfirmedChannel, Parcel
-from queuelib.broker.incoming import DUE, FIRST_AT
+from queuelib.broker.incoming import DUE, FIRST_AT, HELD
 from queuelib.broker.link import Link
 from queuelib.broker.parking import Parking
 from queuelib.broker.post import Post
@@ -88,7 +89,7 @@ class ConsumerLane:
 
     def parcel(self, frame: Outgoing) -> Parcel:
         """Return a frame with its address: the color's queue, or the waiting queues before it."""
-        return self._addressed(frame.color, frame.frame, self._clock.wall(), frame.due, frame)
+        return self._addressed(frame.color, frame.frame, {FIRST_AT: self._clock.wall()}, frame.due, frame)
 
     @staticmethod
     def parcel_to(queue: str, body: bytes, headers: Mapping[str, Any], arguments: Mapping[str, Any]) -> Parcel:
@@ -243,9 +244,10 @@ class ConsumerLane:
             self._link.declare_once(self._prefix + color)
         return self._ring(color).widen(count, self._clock.monotonic())
 
-    def _addressed(self, color: str, body: bytes, at: float, due: float | None, owner: Any = None) -> Parcel:
+    def _addressed(
+        self, color: str, body: bytes, headers: dict[str, float], due: float | None, owner: Any = None
+    ) -> Parcel:
         queue = self._prefix + color
-        headers = {FIRST_AT: at}
         if due is None or not self.capabilities.delays or due <= (now := self._clock.wall()):
             if not self.settings.confirms:
                 self._link.declare_once(queue)
@@ -263,7 +265,7 @@ class ConsumerLane:
     def _send_to_wait(self, deliveries: Sequence[Delivery], due: float) -> None:
         with self._link.guarded():
             channel = self._publishing()
-            parcels = [self._addressed(one.color, one.frame, one.published, due) for one in deliveries]
+            parcels = [self._addressed(one.color, one.frame, _headers_of(one), due) for one in deliveries]
         try:
             self._post.send([(channel, parcels)], SUBMIT_DEADLINE)
         except SubmitUnknown as error:
@@ -281,3 +283,11 @@ class ConsumerLane:
         for _, _, delivery in ready:
             delivery.redelivered = True
         return [delivery for _, _, delivery in ready]
+
+
+def _headers_of(delivery: Delivery) -> dict[str, float]:
+    """Return what the copy of a delivery has to say of it; no move of `Parking` has the number 0."""
+    headers = {FIRST_AT: delivery.published}
+    if delivery.redelivered:
+        headers[HELD] = 0
+    return headers
