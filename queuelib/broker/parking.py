@@ -213,7 +213,9 @@ class _HeldRing(Ring):
         """Do nothing: this queue holds nothing but what is in hand here."""
 
     def _receive_message(self, message: Any) -> None:
-        mark: int = (message.headers or {}).get(HELD, 0)
+        mark = (message.headers or {}).get(HELD)
+        if type(mark) is not int:
+            mark = 0  # anybody may have written it: it is the mark of nothing
         number = message.delivery_tag
         self.unsettled[number] = None
         move = self._moves.get(mark)
