@@ -73,6 +73,9 @@ class Link:
                 self.settings.held.learn(str(error))
             msg = f"{self.place}: {type(error).__name__}: {mask(str(error))}"
             raise BrokerUnavailable(msg) from error
+        except BaseException:  # interrupted, perhaps in the midst of a frame: what came next would be read as its rest
+            self.is_dead = True
+            raise
 
     @property
     def product(self) -> str:
