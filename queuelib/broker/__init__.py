@@ -232,7 +232,7 @@ class Publisher:
             self._used = time.monotonic()
         except BrokerUnavailable as error:
             self._discard()
-            if is_fresh or error.accepted or time.monotonic() >= end:
+            if is_fresh or error.accepted or isinstance(error, ConfigurationError) or time.monotonic() >= end:
                 raise
             self._send(frames, end)  # the connection had died since its last use; once more on a new one
         except QueuelibError:

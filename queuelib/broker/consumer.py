@@ -27,7 +27,7 @@ from queuelib.broker.parking import Parking
 from queuelib.broker.post import Post
 from queuelib.broker.ring import Ring, Tag
 from queuelib.clock import SYSTEM, Clock
-from queuelib.errors import BrokerUnavailable, SubmitUnknown
+from queuelib.errors import BrokerUnavailable, ConfigurationError, QueueRefused, SubmitUnknown
 from queuelib.settings import SUBMIT_DEADLINE
 
 if TYPE_CHECKING:
@@ -80,15 +80,24 @@ class ConsumerLane:
 
         Raises:
             BrokerUnavailable: Nothing but `error.accepted` (bundle ids in hex) was accepted.
+            QueueRefused: The same, and a queue cannot be declared.
             SubmitUnknown: Some were sent and not answered for in time: `error.frames`, with those not sent yet.
         """
         with self._link.guarded(deadline):
-            parcels = [self.parcel(frame) for frame in frames]
+            parcels = [self._parcel(frame) for frame in frames]
             channel = self._publishing()
         self._post.send([(channel, parcels)], deadline)
 
     def parcel(self, frame: Outgoing) -> Parcel:
-        """Return a frame with its address: the color's queue, or the waiting queues before it."""
+        """Return a frame with its address: the color's queue, or the waiting queues before it, which are declared.
+
+        Raises:
+            BrokerUnavailable: The connection is gone, or the server refuses them.
+        """
+        with self._link.guarded():
+            return self._parcel(frame)
+
+    def _parcel(self, frame: Outgoing) -> Parcel:
         return self._addressed(frame.color, frame.frame, {FIRST_AT: self._clock.wall()}, frame.due, frame)
 
     @staticmethod
@@ -241,7 +250,10 @@ class ConsumerLane:
 
     def _widen(self, color: str, count: int) -> bool:
         if color not in self._rings:
-            self._link.declare_once(self._prefix + color)
+            try:
+                self._link.declare_once(self._prefix + color)
+            except QueueRefused as error:  # nobody waits for that to pass: the worker says it and ends
+                raise ConfigurationError(str(error)) from error
         return self._ring(color).widen(count, self._clock.monotonic())
 
     def _addressed(
@@ -256,9 +268,7 @@ class ConsumerLane:
         ladder = self.settings.delays
         if ladder is None:
             return Parcel(queue, body, headers, owner=owner)  # the transport itself keeps it back
-        if self._link.once(f"delays of {queue}"):
-            self._link.declare_once(queue)
-            ladder.declare(self._link.connection, queue)
+        self._link.declare_delays_once(queue)
         exchange, key = ladder.address(queue, min(due - now, ladder.longest))
         return Parcel(queue, body, headers, exchange, key, owner=owner)
 

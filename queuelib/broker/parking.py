@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from queuelib.broker.confirms import Parcel
 from queuelib.broker.incoming import FIRST_AT, HELD
 from queuelib.broker.ring import Ring, Tag
-from queuelib.errors import ConfigurationError
+from queuelib.errors import QueueRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -102,7 +102,7 @@ class Parking:
             name = f"{self._prefix}held.{color}.{self._name}"
             try:
                 self._link.declare_once(name, self._queues.arguments(queue))
-            except ConfigurationError as error:
+            except QueueRefused as error:
                 self._refused(str(error), self._clock.monotonic())
                 return False
             held = self._held[color] = _HeldRing(self._link.open_channel(), color, name, self._incarnation)

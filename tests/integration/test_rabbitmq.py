@@ -8,20 +8,21 @@ import socket
 import threading
 import time
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import pytest
 
-from queuelib.broker import open_lane
+from queuelib.broker import Publisher, open_lane
 from queuelib.broker.consumer import ConsumerLane
-from queuelib.errors import BrokerUnavailable, ConfigurationError, SubmitUnknown
+from queuelib.errors import BrokerUnavailable, ConfigurationError, QueuelibError, SubmitUnknown
 from queuelib.ids import Key, new_bundle_id
 from queuelib.message import Outgoing
 from queuelib.outcome import FAILED, SUCCEEDED, Record
 from queuelib.ports import QuarantineItem, Settled, TransportCapabilities, TransportSettings, WorkerInfo
 from queuelib_rabbitmq import BACKEND
 from queuelib_rabbitmq.ladder import Ladder
+from queuelib_rabbitmq.settlement import RabbitSettlement
 from queuelib_rabbitmq.transport import parse
 from tests.integration.lab import plain_connection
 from tests.waiting import eventually
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from queuelib.ports import Delivery, Lane, ResultBackend
+    from queuelib_rabbitmq.results import RabbitResults
+    from queuelib_rabbitmq.settlement import SettlingLane
 
 
 @pytest.fixture
@@ -272,6 +275,54 @@ class TestLane:
         with pytest.raises(ConfigurationError, match="queue_type"):
             lane().take({"red": 1})
 
+    def test_a_refused_queue_names_what_was_accepted(self, lane: Callable[..., Lane], server: tuple[str, str]) -> None:
+        """A full queue of another type takes nothing; what other queues took meanwhile is named, and is there once."""
+        one, reader = lane(), lane()
+        one.publish([frame()], 5.0)
+        reader.acknowledge(take(reader, 1))
+        full = {"x-max-length": 0, "x-overflow": "reject-publish"}
+        with closing(plain_connection(server[0])) as connection:
+            connection.channel().queue_declare(f"{server[1]}.green", durable=True, arguments=full)
+        frames = [frame(b"good"), frame(b"bad", "green")]
+        with pytest.raises(ConfigurationError, match="queue_type") as caught:
+            one.publish(frames, 5.0)
+        assert isinstance(caught.value, BrokerUnavailable)
+        assert caught.value.accepted == (frames[0].bundle.hex(),)
+        one.publish([frame(b"next")], 5.0)  # the connection is well
+        assert sorted(delivery.frame for delivery in take(reader, 2)) == [b"good", b"next"]
+
+    def test_threads_share_a_publish_that_is_refused(self, lane: Callable[..., Lane], server: tuple[str, str]) -> None:
+        """Of two threads the one whose queue is refused hears it; what the other submitted is there once."""
+        reader = lane()
+        reader.publish([frame()], 5.0)
+        reader.acknowledge(take(reader, 1))
+        full = {"x-max-length": 0, "x-overflow": "reject-publish"}
+        with closing(plain_connection(server[0])) as connection:
+            connection.channel().queue_declare(f"{server[1]}.green", durable=True, arguments=full)
+        publisher = Publisher(BACKEND.transport(*server), server[1])
+        with closing(publisher):
+            publisher.publish([frame(b"first")], 5.0)
+            heard: dict[str, QueuelibError | None] = {}
+
+            def publish(color: str) -> None:
+                try:
+                    publisher.publish([frame(color.encode(), color)], 5.0)
+                    heard[color] = None
+                except QueuelibError as error:
+                    heard[color] = error
+
+            threads = [threading.Thread(target=publish, args=(color,)) for color in ("red", "green")]
+            with publisher._lock:
+                for thread in threads:
+                    thread.start()
+                eventually(lambda: len(publisher._queue) == 2)
+            for thread in threads:
+                thread.join()
+        assert heard["red"] is None
+        assert isinstance(heard["green"], ConfigurationError)
+        assert sorted(delivery.frame for delivery in take(reader, 2)) == [b"first", b"red"]
+        assert reader.waiting(["red"]) == {"red": 0}
+
     def test_silent_server(self, lane: Callable[..., Lane], proxy: SilentProxy) -> None:
         """A publish that is not confirmed ends within its deadline and carries the frames in doubt."""
         one = lane(proxy.url)
@@ -415,9 +466,7 @@ class TestResults:
 class TestSettlement:
     """Outcomes and acknowledgements on one channel."""
 
-    def test_settles_in_one_step(
-        self, lane: Callable[..., Lane], results: Callable[[], ResultBackend], server: tuple[str, str]
-    ) -> None:
+    def test_settles_in_one_step(self, lane: Callable[..., Lane], results: Callable[[], ResultBackend]) -> None:
         """The outcome reaches the waiting client by its reply queue, the successor its queue, and nothing is left."""
         worker, client, theirs = lane(), results(), results()
         settlement = BACKEND.join(worker.handle, theirs)
@@ -441,7 +490,38 @@ class TestSettlement:
         assert take(worker, 1, color="green")[0].frame == b"next"
         worker.close()
         assert lane().waiting(["red"]) == {"red": 0}
-        assert server
+
+    def test_a_refused_successor_is_a_failure_that_passes(
+        self, lane: Callable[..., Lane], results: Callable[[], ResultBackend], server: tuple[str, str]
+    ) -> None:
+        """A settlement whose retry goes to a queue of another type fails as one does whose server is away."""
+        with closing(plain_connection(server[0])) as connection:
+            connection.channel().queue_declare(f"{server[1]}.green", durable=True)
+        worker, theirs = lane(), results()
+        worker.publish([frame()], 5.0)
+        (held,) = take(worker, 1)
+        settlement = BACKEND.join(worker.handle, theirs)
+        assert settlement is not None
+        entry = Settled(held, [], [frame(b"later", "green", time.time() + 30)], is_complete=True)
+        for _ in range(2):  # nothing is taken for declared that was refused
+            with pytest.raises(BrokerUnavailable):
+                settlement.settle([entry])
+        with closing(plain_connection(server[0])) as connection:
+            connection.channel().queue_delete(f"{server[1]}.green")
+        assert settlement.settle([entry]) == [True]
+
+    def test_a_settlement_over_a_dead_connection(
+        self, lane: Callable[..., Lane], results: Callable[[], ResultBackend], proxy: SilentProxy
+    ) -> None:
+        """It fails as the connection does, also where a retry is the first thing to need it."""
+        worker, theirs = lane(proxy.url), results()
+        worker.publish([frame()], 5.0)
+        (held,) = take(worker, 1)
+        settlement = RabbitSettlement(cast("SettlingLane", worker.handle), cast("RabbitResults", theirs))
+        proxy.close()
+        entry = Settled(held, [], [frame(b"later", due=time.time() + 30)], is_complete=True)
+        with pytest.raises(BrokerUnavailable):
+            settlement.settle([entry])
 
     def test_lost_deliveries_leave_successes_only(
         self, lane: Callable[..., Lane], results: Callable[[], ResultBackend]

@@ -11,7 +11,7 @@ import pytest
 
 from queuelib import broker
 from queuelib.broker import Publisher
-from queuelib.errors import BrokerUnavailable, SubmitUnknown
+from queuelib.errors import BrokerUnavailable, QueueRefused, SubmitUnknown
 from queuelib.message import Outgoing
 from tests.waiting import eventually
 
@@ -126,6 +126,16 @@ def test_what_was_accepted_is_not_sent_again(lane: Lane) -> None:
     lane.failure = BrokerUnavailable("lost", accepted=[frame(2).bundle.hex()])
     assert publish_at_once(lane) == {0: None, 1: None, 2: None}
     assert lane.sent[2:] == [[frame(1)]]
+
+
+def test_a_refusal_is_not_tried_over_a_new_connection(lane: Lane) -> None:
+    """The server has answered: what it accepted stays, each other order goes by itself, and who is refused hears it."""
+    publisher = new_publisher()
+    lane.failure = QueueRefused("of another type")
+    lane.next_failure = QueueRefused("of another type")
+    heard = publish_at_once(lane, 2, publisher)
+    assert (heard[0], type(heard[1]), heard[2]) == (None, QueueRefused, None)
+    assert lane.sent[1:] == [[frame(1), frame(2)], [frame(1)], [frame(2)]]
 
 
 def test_nobody_waits_for_the_deadline_of_another(lane: Lane) -> None:
