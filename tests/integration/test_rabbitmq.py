@@ -8,7 +8,8 @@ import socket
 import threading
 import time
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,6 +22,7 @@ from queuelib.message import Outgoing
 from queuelib.outcome import FAILED, SUCCEEDED, Record
 from queuelib.ports import QuarantineItem, Settled, TransportCapabilities, TransportSettings, WorkerInfo
 from queuelib_rabbitmq import BACKEND
+from queuelib_rabbitmq.io import Io, _parameters
 from queuelib_rabbitmq.ladder import Ladder
 from queuelib_rabbitmq.settlement import RabbitSettlement
 from queuelib_rabbitmq.transport import parse
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from queuelib.ports import Delivery, Lane, ResultBackend
     from queuelib_rabbitmq.results import RabbitResults
     from queuelib_rabbitmq.settlement import SettlingLane
+    from queuelib_rabbitmq.transport import Address
 
 
 @pytest.fixture
@@ -461,6 +464,56 @@ class TestResults:
         one = BACKEND.results(f"amqp://guest:guest@127.0.0.1:{port}//", namespace, 60.0)
         with closing(one), pytest.raises(BrokerUnavailable, match=str(port)):
             one.fetch([Key(new_bundle_id(time.time()), 0)])
+
+    def test_a_server_that_stalls_while_streams_are_declared(
+        self, results: Callable[[], ResultBackend], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each attempt ends with its connection and its thread, whether the server answers later or never."""
+        stalled: list[Io] = []
+        monkeypatch.setattr(Io, "_declare", lambda io, _left: stalled.append(io))
+        monkeypatch.setattr("queuelib_rabbitmq.results.SUBMIT_DEADLINE", 1.0)
+        monkeypatch.setattr("queuelib_rabbitmq.results._REOPEN_AFTER", 0.0)
+        one = results()
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable, match="does not answer"):
+                one.workers()
+        assert len(stalled) == 2
+        eventually(lambda: not _io_threads())
+
+    def test_a_server_that_says_nothing(self, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An attempt that is given up before it has got anywhere hangs up."""
+        monkeypatch.setattr("queuelib_rabbitmq.results.SUBMIT_DEADLINE", 0.2)
+        monkeypatch.setattr("queuelib_rabbitmq.io._parameters", partial(_patient, _parameters))
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            one = BACKEND.results(f"amqp://guest:guest@127.0.0.1:{port}//", namespace, 60.0)
+            with closing(one), pytest.raises(BrokerUnavailable, match=str(port)):
+                one.workers()
+            peer, _ = silent.accept()
+            with peer:
+                peer.settimeout(5.0)
+                heard = b""
+                while more := peer.recv(100):
+                    heard += more
+                assert heard.startswith(b"AMQP")
+        eventually(lambda: not _io_threads())
+
+    def test_nobody_connects_for_one_that_was_closed(self, results: Callable[[], ResultBackend]) -> None:
+        """What was begun in the background before the end leaves no connection behind."""
+        one = cast("RabbitResults", results())
+        client = one._client
+        one.close()
+        with pytest.raises(BrokerUnavailable):
+            client.open()
+        assert one.workers() == []  # a later call begins anew
+
+
+def _patient(make: Callable[[Address, float], Any], address: Address, _timeout: float) -> Any:
+    return make(address, 60.0)  # pika itself would give up, too
+
+
+def _io_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "queuelib-rabbitmq"]
 
 
 class TestSettlement:
