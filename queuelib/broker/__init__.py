@@ -120,19 +120,10 @@ class Publisher:
         if order.error is not None:
             raise order.error
 
-    def lane(self) -> Lane:
-        """Return the lane, opened if need be; for the thread that holds no other use of it."""
-        if self._lane is None:
-            self._lane = open_lane(self._settings, self._namespace, 5.0)
-        return self._lane
-
-    def waiting(self, colors: Sequence[str]) -> dict[str, int]:
-        """Count the frames that wait in each color's queue."""
-        with self._lock:
-            return self.lane().waiting(colors)
-
     def close(self) -> None:
         """Close the connection; the next publish opens another."""
+        if self._pid != os.getpid():
+            self._start()
         with self._lock:
             self._discard()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import time
-from contextlib import contextmanager
+import weakref
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
@@ -52,6 +54,7 @@ class Link:
             AttributeError,  # what py-amqp raises when a connection ends inside a call
             KeyError,
         )
+        _links.add(self)
 
     @contextmanager
     def guarded(self, deadline: float = SUBMIT_DEADLINE) -> Generator[None, None, None]:
@@ -234,6 +237,17 @@ class Link:
         finally:
             self.connection.collect(_CLOSE_WAIT)
 
+    def let_go(self) -> None:
+        """Give up the connection without a word, as it is another process's, and close this process's way to it.
+
+        Else py-amqp would shut it down for both, as its older versions do even when an object is collected; and the
+        server would not see it end with the other process.
+        """
+        self.is_dead = True
+        if self.has_socket and self.connection.connected:
+            with suppress(OSError):  # it was closed already
+                os.close(self.sock.detach())
+
     def _drain_virtual(self, timeout: float) -> bool:
         found = False
         try:
@@ -242,3 +256,15 @@ class Link:
                 found = True
         except TimeoutError:
             return found
+
+
+_links: weakref.WeakSet[Link] = weakref.WeakSet()  # those of this process, which a fork hands to its child as well
+
+
+def _let_go_of_all() -> None:
+    for link in _links:
+        link.let_go()
+    _links.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_of_all)

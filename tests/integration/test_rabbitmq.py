@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack, closing
@@ -79,6 +81,67 @@ def results(server: tuple[str, str]) -> Iterator[Callable[[], ResultBackend]]:
             return one
 
         yield open_one
+
+
+FORKS = """
+import gc, os, sys
+from queuelib import Dispatcher
+
+dispatcher = Dispatcher(sys.argv[1], namespace=sys.argv[2])
+
+@dispatcher.task(name="t", color="red")
+def t(i: int) -> int:
+    return i
+
+first = t.submit(0)
+dispatcher.open_results().workers()
+lane = dispatcher._publisher._lane
+io = dispatcher._results._client._io
+number = lane.fileno()
+
+def says(call):
+    try:
+        call()
+    except Exception as error:
+        return type(error).__name__
+    return "done"
+
+def close():
+    dispatcher.close()
+
+def submit():
+    t.submit(1)
+
+def use_the_lane():
+    assert says(lane.renew) == says(lambda: lane.waiting(["red"])) == says(lambda: lane.publish([], 1.0)) == "BrokerUnavailable"
+    lane.close()
+
+def forget():
+    global lane, io
+    lane = io = dispatcher._publisher = dispatcher._results = None
+    gc.collect()
+
+def ask():
+    first.state
+
+def nothing():
+    pass
+
+for deed in (nothing, close, submit, use_the_lane, forget, ask):
+    for how in (sys.exit, os._exit):
+        pid = os.fork()
+        if pid == 0:
+            deed()
+            how(0)
+        assert os.waitpid(pid, 0)[1] == 0, deed.__name__
+        lane.renew()
+        t.submit(2)
+        dispatcher.open_results().workers()
+        assert dispatcher._publisher._lane is lane, deed.__name__
+        assert dispatcher._results._client._io is io and not io.is_dead, deed.__name__
+print("well", lane.fileno() == number)
+dispatcher.close()
+"""
 
 
 class SilentProxy:
@@ -350,6 +413,20 @@ class TestLane:
         for call in (one.renew, lambda: one.acknowledge(held), lambda: one.publish([frame()], 1.0)):
             with pytest.raises(BrokerUnavailable):
                 call()
+
+
+def test_forked_children_leave_the_connections_of_their_parent_alone(server: tuple[str, str]) -> None:
+    """Whatever they do, and however they end; they have their own as soon as they need one."""
+    place = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", FORKS, *server],
+        env={**os.environ, "PYTHONPATH": place},
+        capture_output=True,
+        text=True,
+        timeout=60.0,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "well True\n"), done.stderr
 
 
 class TestVirtualTransports:

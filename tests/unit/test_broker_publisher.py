@@ -238,3 +238,19 @@ def test_an_order_that_nobody_answered_is_in_doubt(lane: Lane) -> None:
     first.join()
     second.join()
     assert [error.frames for error in heard] == [(frame(1),)]
+
+
+def test_a_forked_child_leaves_the_connection_alone(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the parent's: the child says no goodbye on it, waits for no lock that no thread of its own holds."""
+    publisher = new_publisher()
+    lane.gate.set()
+    publisher.publish([frame(0)], 10.0)
+    held = publisher._lock
+    with held:  # as another thread of the parent may, at the moment of the fork
+        monkeypatch.setattr(broker.os, "getpid", lambda: -1)  # type: ignore[attr-defined]
+        publisher.close()
+        assert lane.closed == 0
+        publisher.publish([frame(1)], 10.0)
+    assert lane.opened == 2
+    publisher.close()
+    assert lane.closed == 1
