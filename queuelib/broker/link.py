@@ -240,8 +240,8 @@ class Link:
     def let_go(self) -> None:
         """Give up the connection without a word, as it is another process's, and close this process's way to it.
 
-        Else py-amqp would shut it down for both, as its older versions do even when an object is collected; and the
-        server would not see it end with the other process.
+        Else whatever is called here would speak on it, what closes it here would shut it down for both, and the server
+        would not see it end with the other process.
         """
         self.is_dead = True
         if self.has_socket and self.connection.connected:
