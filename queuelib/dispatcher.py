@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
@@ -535,6 +536,17 @@ class Dispatcher:
             f"queuelib: no live worker serves task {task!r} in color {color!r} on {mask(url)}. "
             f"Start one: QUEUELIB_BROKER={mask(url)} queuelib worker {target}"
         )
+
+
+_dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for dispatcher in _dispatchers:
+        dispatcher._lock = threading.RLock()  # noqa: SLF001 - a thread of the parent's may hold it, which is not here
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 def _ids(frames: Iterable[Outgoing]) -> list[str]:
