@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, 
 from contextlib import AbstractContextManager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
+from weakref import WeakSet
 
 from queuelib import job as jobs
 from queuelib import mapping, naming, plugins
@@ -131,6 +132,7 @@ class Dispatcher:
         self.outcomes = Outcomes(
             self.open_results, self._load_results, self._exceptions, self.keep, self._how_to_serve, self.events
         )
+        _dispatchers.add(self)
 
     # Where it connects to
 
@@ -541,6 +543,17 @@ class Dispatcher:
             f"queuelib: no live worker serves task {task!r} in color {color!r} on {mask(url)}. "
             f"Start one: QUEUELIB_BROKER={mask(url)} queuelib worker {target}"
         )
+
+
+_dispatchers: WeakSet[Dispatcher] = WeakSet()
+
+
+def _renew_locks() -> None:
+    for dispatcher in _dispatchers:
+        dispatcher._lock = threading.RLock()  # noqa: SLF001 - a thread of the parent's may hold it, which is not here
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 def _ids(frames: Iterable[Outgoing]) -> list[str]:

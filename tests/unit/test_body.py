@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import re
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ class TestForeignBytes:
         try:
             found = body.read(data)
         except DecodeError as error:
-            assert "a stored outcome" in str(error)  # noqa: PT017 - either is right
+            assert re.search("a stored outcome|a signed body", str(error))  # noqa: PT017 - either is right
         else:
             assert isinstance(body.rebuild(found, {}), Exception)
 
@@ -288,8 +289,8 @@ class TestStarts:
 
     @pytest.mark.parametrize("value", [-1, 1000, True, 1.0, "1", [1], {"a": 1}, None])
     def test_no_count(self, value: Any) -> None:
-        """What is not a sane number counts for nothing, so that nobody can have a job set aside."""
-        assert body.starts_in(msgpack.packb(value)) == 0
+        """What is not a sane number counts for one start: there may have been one, and nobody can have a job set aside."""
+        assert body.starts_in(msgpack.packb(value)) == 1
 
 
 class _Rude(Exception):

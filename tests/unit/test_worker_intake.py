@@ -204,7 +204,7 @@ class TestRedelivered:
             (Record(key(0), QUEUED, body=body.of_starts(0)), 0),
             (Record(key(0), RUNNING, body=body.of_starts(1)), 1),
             (Record(key(0), RUNNING, body=body.of_starts(2)), 2),
-            (Record(key(0), RUNNING, body=b"junk"), 0),
+            (Record(key(0), RUNNING, body=b"junk"), 1),
         ],
     )
     def test_starts_are_counted(self, record: Record | None, starts: int) -> None:
