@@ -65,7 +65,9 @@ class Hold:
 
     def suspect(self, at: int, starts: int) -> None:
         """Note how often a job was started before without an outcome."""
-        self.starts = {**self.starts, at: starts}
+        if not isinstance(self.starts, dict):  # the shared empty one
+            self.starts = {}
+        self.starts[at] = starts
 
     def mark(self, at: int) -> None:
         """Note that a start mark or a running state was stored of a job."""

@@ -204,11 +204,11 @@ class TestRedelivered:
             (Record(key(0), QUEUED, body=body.of_starts(0)), 0),
             (Record(key(0), RUNNING, body=body.of_starts(1)), 1),
             (Record(key(0), RUNNING, body=body.of_starts(2)), 2),
-            (Record(key(0), RUNNING, body=b"junk"), 0),
+            (Record(key(0), RUNNING, body=b"junk"), 1),
         ],
     )
     def test_starts_are_counted(self, record: Record | None, starts: int) -> None:
-        """The mark says how often it was started; without one it may have been, once."""
+        """The mark says how often it was started; without one, or with one that cannot be read, it may have been, once."""
         reader = Reader(*([record] if record else []))
         (hold,) = reader.read(make_delivery(redelivered=True)).holds
         assert hold.starts.get(0, 0) == starts

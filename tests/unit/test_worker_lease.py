@@ -53,6 +53,15 @@ class TestHold:
         hold.suspect(5, 1)
         assert [(part.at, part.end) for part in hold.waiting()] == [(0, 2), (3, 5), (5, 6), (6, 8)]
 
+    def test_suspects_are_noted_one_by_one(self) -> None:
+        """What was noted before is not copied for each: a redelivered bundle may be of very many jobs."""
+        hold, other = make_hold(make_bundle(3)), make_hold(make_bundle(3))
+        hold.suspect(0, 1)
+        noted = hold.starts
+        hold.suspect(2, 4)
+        assert hold.starts is noted
+        assert (noted, other.starts) == ({0: 1, 2: 4}, {})
+
     def test_the_remainder_is_what_has_no_outcome(self) -> None:
         """It travels on under the same ids and attempt, at once, and past a broker that accepts each id once."""
         hold = make_hold(make_bundle(4, due=5.0, attempt=2, deaths=1, reply="inbox"))
