@@ -97,6 +97,10 @@ class Books:
             if entry.delivery is old:
                 entry.delivery = new
 
+    def unwritten(self) -> set[Delivery]:
+        """Return of which deliveries something is not written yet."""
+        return self._ledger.deliveries() | {entry.delivery for entry in self._unsettled}
+
     def _note_pace(self, task: str, color: str, seconds: float, count: int) -> None:
         if count:
             self._pace.ran(task, color, seconds / count, count)

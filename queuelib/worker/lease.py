@@ -33,9 +33,10 @@ class Hold:
         left: How many jobs of it have no outcome yet.
         starts: How often a job may have been started before without an outcome, by its position; see `suspect`.
         marked: Positions of jobs for which a start mark or a running state was stored; see `mark`.
+        elsewhere: Positions of jobs that have ended elsewhere while a child had them; see `learn`.
     """
 
-    __slots__ = ("_states", "bundle", "delivery", "left", "marked", "starts")
+    __slots__ = ("_states", "bundle", "delivery", "elsewhere", "left", "marked", "starts")
 
     def __init__(self, delivery: Delivery, bundle: Bundle) -> None:
         self.delivery = delivery
@@ -43,6 +44,7 @@ class Hold:
         self.left = len(bundle.indexes)
         self.starts: Mapping[int, int] = _NO_STARTS
         self.marked: frozenset[int] = _NO_MARKS
+        self.elsewhere: frozenset[int] = _NO_MARKS
         self._states = bytearray(self.left)
 
     def key(self, position: int) -> Key:
@@ -84,9 +86,33 @@ class Hold:
         else:
             self._states[at:end] = _HANDED_BYTE * (end - at)
 
-    def put_back(self, at: int, end: int) -> None:
-        """Note that no child has these jobs any more."""
-        self._states[at:end] = bytes(end - at)
+    def put_back(self, part: Part) -> list[Part]:
+        """Note that no child has some jobs any more; return those that have not ended meanwhile."""
+        at, end = part.at, part.end
+        if _ENDED not in self._states[at:end]:
+            self._states[at:end] = bytes(end - at)
+            return [part]
+        singles = [Part(self, place, place + 1) for place in range(at, end) if self._states[place] != _ENDED]
+        for single in singles:
+            self._states[single.at] = _WAITING
+        return singles
+
+    def learn(self, new: Hold) -> bool:
+        """Take over what was just looked up of the same jobs, which others may have had; return whether that was news.
+
+        What a child runs here is spoken for; but once it has ended elsewhere, only a success here still counts.
+        """
+        is_news = False
+        for at, state in enumerate(self._states):
+            if state != _ENDED and new.has_ended(at):
+                self.end(at, at + 1)
+                if state == _HANDED:
+                    self.elsewhere = self.elsewhere | {at}
+                is_news = True
+            elif state == _WAITING and new.starts.get(at, 0) > self.starts.get(at, 0):
+                self.suspect(at, new.starts[at])
+                is_news = True
+        return is_news
 
     def has_ended(self, position: int) -> bool:
         """Whether a job has an outcome."""
@@ -236,8 +262,10 @@ class Holds:
         return old
 
     def lose(self) -> None:
-        """Note that the connection is gone over which all of them came; only what children have is still of interest."""
-        for delivery, hold in list(self._by_delivery.items()):
+        """Note that the connection is gone over which all of them came."""
+        for delivery in self._by_delivery:
             delivery.is_lost = True
-            if hold.left and not hold.has_handed:
-                self.discard(delivery)
+
+    def idle_lost(self) -> list[Delivery]:
+        """Return those that are not ours any more and of which no child has a job."""
+        return [delivery for delivery, hold in self._by_delivery.items() if delivery.is_lost and not hold.has_handed]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from queuelib.color import Palette, choose
 
 if TYPE_CHECKING:
-    from queuelib.worker.lease import Part
+    from queuelib.worker.lease import Hold, Part
 
 __all__ = ["Ready"]
 
@@ -98,7 +98,14 @@ class Ready:
 
     def discard_lost(self, now: float) -> None:
         """Remove the jobs of deliveries that are not ours any more."""
-        kept = [part for part in self.drain() if not part.hold.delivery.is_lost]
+        self._keep(lambda hold: not hold.delivery.is_lost, now)
+
+    def discard(self, unwanted: Hold, now: float) -> None:
+        """Remove the jobs of one delivery."""
+        self._keep(lambda hold: hold is not unwanted, now)
+
+    def _keep(self, is_wanted: Callable[[Hold], bool], now: float) -> None:
+        kept = [part for part in self.drain() if is_wanted(part.hold)]
         for part in kept:
             self.add(part, now)
 

@@ -109,9 +109,9 @@ class Starts:
         Those that were started before without an outcome may be what kills; those of at_most_once tasks must not be
         started by whoever takes them over, so that it has to be known, after the mark, that they are still ours.
         """
-        suspects = [part for part in batch if part.is_suspect]
+        suspects = [part for part in batch if part.is_suspect and not part.hold.delivery.is_lost]
         if not suspects:
-            return batch
+            return [part for part in batch if not part.hold.delivery.is_lost]
         lane = self._line.link.lane
         if lane is None or self.store([(part.hold, part.at) for part in suspects], RUNNING, 1) is None:
             return None
@@ -126,20 +126,38 @@ class Starts:
         return [part for part in batch if not part.hold.delivery.is_lost]
 
     def unmark(self, parts: Iterable[Part]) -> None:
-        """Store of jobs that come back from a child that they did not start, where it was stored that they do."""
-        unmarked: list[tuple[Hold, int]] = []
-        for part in parts:
-            hold = part.hold
-            if hold.marked:
-                marked = [at for at in range(part.at, part.end) if at in hold.marked]
-                hold.unmark(marked)
-                unmarked += [(hold, at) for at in marked]
-        if unmarked:
-            self.store(unmarked, QUEUED, 0)
+        """Store of jobs that come back from a child that they did not start, where it was stored that they do.
+
+        Not where another worker may have them by now: what stands there may be its own mark. Ours stays then, and the
+        next start here stores it again.
+        """
+        marked = [
+            (part.hold, at)
+            for part in parts
+            if part.hold.marked and not part.hold.delivery.is_lost
+            for at in range(part.at, part.end)
+            if at in part.hold.marked
+        ]
+        lane = self._line.link.lane
+        if not marked or lane is None or not self._line.link.may_try:
+            return
+        lost = self._line.attempt(lane.find_lost, list(dict.fromkeys(hold.delivery for hold, _ in marked)))
+        if lost is None:
+            return
+        for delivery in lost:
+            delivery.is_lost = True
+        ours = [(hold, at) for hold, at in marked if not hold.delivery.is_lost]
+        if ours and self.store(ours, QUEUED, 0) is not None:
+            for hold, at in ours:
+                hold.unmark([at])
 
     def show(self, running: Iterable[tuple[Hold, int, float]]) -> None:
         """Store of jobs that they run, once they have for some seconds and unless that was done before."""
-        new = [(hold, at) for hold, at, seconds in running if seconds > _SHOW_AFTER and at not in hold.marked]
+        new = [
+            (hold, at)
+            for hold, at, seconds in running
+            if seconds > _SHOW_AFTER and at not in hold.marked and not hold.delivery.is_lost
+        ]
         for hold, at in new:
             hold.mark(at)
         if new:

@@ -250,10 +250,16 @@ class Supervisor:
             if hold.is_same(new.bundle):
                 was_lost, old = hold.delivery.is_lost, self._holds.adopt(hold, new.delivery)
                 self._books.readdress(old, new.delivery)
+                left, has_news = hold.left, hold.learn(new)
+                if left and not hold.left:
+                    self._books.add([Settled(hold.delivery, is_complete=True)])
                 if was_lost:
                     self._admit(hold, now)  # what no child has was forgotten with the connection
                 else:
                     self._books.add([Settled(old, is_complete=True)])
+                    if has_news:
+                        self._ready.discard(hold, now)
+                        self._admit(hold, now)
                 return True
             if hold.overlaps(new.bundle):
                 self._returns.give_back([new.delivery], _RETRY_OVERLAP)
@@ -308,10 +314,9 @@ class Supervisor:
         """Return jobs that did not start, or are to start anew, to the short lists."""
         if not parts:
             return
-        for part in parts:
-            part.hold.put_back(part.at, part.end)
         self._starts.unmark(parts)
-        self._ready.put_back([part for part in parts if not part.hold.delivery.is_lost])
+        waiting = [one for part in parts for one in part.hold.put_back(part)]
+        self._ready.put_back([part for part in waiting if not part.hold.delivery.is_lost])
 
     # What is heard.
 
@@ -357,6 +362,7 @@ class Supervisor:
         if self._is_time("look", _LOOK_EVERY, now):
             self._line.look_again()  # should a wake-up have been missed
             self._starts.show(self._staff.check(now))
+            self._let_go()
             due = self._returns.retry(now)
             if due:
                 self._receive(due)
@@ -387,7 +393,21 @@ class Supervisor:
     def _on_taken_over(self) -> None:
         """Let go of deliveries that others have taken over."""
         self._put_back(self._staff.recall_all())
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget deliveries that others speak for, once no child has a job of them and what they became is written.
+
+        Kept, one would answer for jobs that nobody here runs: were they to come back, they would be turned away.
+        """
+        lost = self._holds.idle_lost()
+        if not lost:
+            return
         self._ready.discard_lost(self._clock.wall())
+        unwritten = self._books.unwritten()
+        for delivery in lost:
+            if delivery not in unwritten:
+                self._holds.discard(delivery)
 
     # The end.
 

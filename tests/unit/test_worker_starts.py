@@ -32,7 +32,7 @@ class Line:
 
     def __init__(self) -> None:
         self.results = FakeResults()
-        self.link = SimpleNamespace(results=self.results, lane=FakeLane())
+        self.link = SimpleNamespace(results=self.results, lane=FakeLane(), may_try=True)
 
     def attempt(self, operation: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -154,6 +154,13 @@ class TestStarts:
         starts.unmark([Part(hold, 0, 3)])
         stored = [[(record.key.index, record.state) for record in said[0]] for _, said in line.results.log]
         assert stored == [[(1, RUNNING)], [(1, QUEUED)]]
+
+    def test_of_what_others_have_nothing_is_shown(self) -> None:
+        """They say themselves that it runs."""
+        line, hold = Line(), make_hold()
+        hold.delivery.is_lost = True
+        make_starts(line).show([(hold, 0, 1.5)])
+        assert line.results.log == []
 
     def test_what_was_never_started_needs_no_mark(self) -> None:
         """Nothing is stored of it."""

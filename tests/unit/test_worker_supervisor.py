@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from queuelib import body, envelope
+from queuelib.bundle import part
 from queuelib.color import DEFAULT_PALETTE
 from queuelib.errors import BrokerUnavailable, JobLost
 from queuelib.ids import Key
@@ -17,16 +18,17 @@ from queuelib.message import Limits
 from queuelib.outcome import FAILED, QUEUED, RETRYING, RUNNING, SUCCEEDED, Again, Failed, Record
 from queuelib.ports import Cancelled
 from queuelib.worker.crew import ThreadCrew
+from queuelib.worker.lease import Part
 from queuelib.worker.plan import Plan
 from queuelib.worker.staff import Death
 from queuelib.worker.supervisor import Supervisor
-from tests.unit.fakes import BUNDLE_ID, FakeDoor, FakeLane, FakeResults, Time, make_bundle, make_delivery
+from tests.unit.fakes import BUNDLE_ID, FakeDoor, FakeLane, FakeResults, Time, make_bundle, make_delivery, positions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from queuelib.ports import Delivery, Settled
-    from queuelib.worker.lease import Hold, Part
+    from queuelib.worker.lease import Hold
 
 
 class Results(FakeResults):
@@ -63,11 +65,6 @@ class Lane(FakeLane):
         """Write it down."""
         self.log.append(("renew", None))
         return self.silence
-
-    def find_lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Return those that are lost."""
-        self.log.append(("find_lost", list(deliveries)))
-        return [delivery for delivery in deliveries if delivery in self.lost]
 
     def give_back(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         """Write it down, or fail."""
@@ -163,7 +160,7 @@ class Desk:
 
     def again(self) -> list[int]:
         """Return the positions of the jobs that wait to be started."""
-        return [at for part in self.supervisor._ready.drain() for at in range(part.at, part.end)]
+        return positions(self.supervisor._ready.drain())
 
     def settled(self) -> list[Settled]:
         """Return what went through the door."""
@@ -176,7 +173,7 @@ class Desk:
 
 
 @contextmanager
-def desk(link: Link, processes: int = 0, once: Sequence[str] = ()) -> Iterator[Desk]:
+def desk(link: Link, processes: int = 0, once: Sequence[str] = ()) -> Generator[Desk, None, None]:
     made = Desk(link, processes, once)
     try:
         yield made
@@ -231,8 +228,159 @@ class TestLoss:
             assert list(it.supervisor._holds) == []
 
 
+def mark_of(it: Desk, at: int) -> tuple[str, int]:
+    """Return state and number of starts that are stored of a job."""
+    record = it.link.results.records[Key(BUNDLE_ID, at)]
+    return record.state, body.starts_in(record.body)
+
+
+class TestTakenOver:
+    """A delivery that others had for a while, and that comes back while a child here still runs a job of it."""
+
+    def back(self, it: Desk, keeps_claims: bool, *records: Record) -> Hold:  # noqa: FBT001
+        """Run job 0 of two, lose the delivery, let others store something, and take the message once more."""
+        delivery = make_delivery(make_bundle(2))
+        it.supervisor._receive([delivery])
+        hold: Hold
+        (hold,) = it.supervisor._holds
+        it.supervisor._ready.drain()
+        hold.hand(0, 1)
+        if keeps_claims:
+            it.link.lane.lost = [delivery]
+            it.supervisor._claims._find_lost(it.link.lane)
+        else:
+            it.supervisor._line.lose(BrokerUnavailable("gone"))
+            it.link.may_try, it.link.lane = True, Lane(it.link.log)
+        it.link.results.records.update({record.key: record for record in records})
+        it.supervisor._receive([redelivered(delivery)])
+        return hold
+
+    @pytest.mark.parametrize("keeps_claims", [False, True])
+    def test_what_ended_there_does_not_start_here(self, keeps_claims: bool) -> None:  # noqa: FBT001
+        """Job 1 has succeeded elsewhere."""
+        with desk(Link(keeps_claims=keeps_claims)) as it:
+            hold = self.back(it, keeps_claims, Record(Key(BUNDLE_ID, 1), SUCCEEDED, 1, b"\x01", 0.0))
+            assert it.again() == []
+            it.succeed(hold, 0)
+            it.settle()
+            assert [entry.is_complete for entry in it.settled()] == [True]
+
+    @pytest.mark.parametrize("keeps_claims", [False, True])
+    def test_what_started_there_is_a_suspect_here(self, keeps_claims: bool) -> None:  # noqa: FBT001
+        """And what must not start a second time ends."""
+        for once in ((), ("lab.work",)):
+            with desk(Link(keeps_claims=keeps_claims), once=once) as it:
+                mark = Record(Key(BUNDLE_ID, 1), RUNNING, 1, body.of_starts(1), 0.0)
+                hold = self.back(it, keeps_claims, mark)
+                assert hold.starts[1] == 1
+                assert it.again() == ([] if once else [1])
+                it.settle()
+                assert it.records() == ([(1, FAILED)] if once else [])
+                it.succeed(hold, 0)
+
+    def test_a_failure_that_was_dropped_is_no_permission(self) -> None:
+        """It was marked here before it started: it ends, and does not start anew."""
+        with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
+            hold = it.receive(make_delivery(make_bundle(2)))
+            it.supervisor._starts.store([(hold, 0)], RUNNING, 1)
+            it.link.lane.lost = [hold.delivery]
+            it.supervisor._claims._find_lost(it.link.lane)
+            it.fail(hold, 0)
+            it.settle()
+            it.supervisor._receive([redelivered(hold.delivery)])
+            assert it.again() == []
+            it.settle()
+            assert it.records()[-1] == (0, FAILED)
+
+    @pytest.mark.parametrize("outcome", ["success", "failure", "retry", "death"])
+    def test_what_ended_there_while_it_ran_here(self, outcome: str) -> None:
+        """Only a success counts: nothing is tried again that has ended."""
+        with desk(Link(keeps_claims=True)) as it:
+            hold = self.back(it, True, Record(Key(BUNDLE_ID, 0), FAILED, 1, b"why", 0.0))  # noqa: FBT003
+            assert it.again() == [1]
+            if outcome == "success":
+                it.succeed(hold, 0)
+            elif outcome == "death":
+                it.supervisor._account_for(Death(hold, 0, 7, "signal 9", "", was_meant=True))
+            else:
+                (it.retry if outcome == "retry" else it.fail)(hold, 0)
+            it.settle()
+            assert it.again() == []
+            assert it.records() == ([(0, SUCCEEDED)] if outcome == "success" else [])
+            assert [entry.successors for entry in it.settled() if entry.successors] == []
+            it.succeed(hold, 1)
+            it.settle()
+            assert [entry.is_complete for entry in it.settled()][-1:] == [True]
+            assert list(it.supervisor._holds) == []
+
+    def test_all_has_ended_by_now(self) -> None:
+        """Of what is kept until it can be stored, and of what ended elsewhere: then nothing is left but to say so."""
+        with desk(Link(keeps_claims=True)) as it:
+            delivery = make_delivery(make_bundle(2))
+            hold = it.receive(delivery)
+            it.succeed(hold, 0)
+            it.link.results.error = BrokerUnavailable("gone")
+            it.link.lane.lost = [delivery]
+            it.supervisor._claims._find_lost(it.link.lane)
+            hold.put_back(Part(hold, 1, 2))
+            it.settle()
+            it.supervisor._look_around()
+            it.link.results.error, it.link.may_try = None, True
+            key = Key(BUNDLE_ID, 1)
+            it.link.results.records[key] = Record(key, SUCCEEDED, 1, b"\x01", 0.0)
+            it.supervisor._receive([redelivered(delivery)])
+            assert it.again() == []
+            it.link.log.clear()
+            it.settle()
+            assert it.records() == [(0, SUCCEEDED)]
+            assert [entry.is_complete for entry in it.settled()] == [False, True]
+
+    def test_a_remainder_of_it_runs_here(self) -> None:
+        """Whoever took over gave back what it had not run: a delivery that was lost does not stand in its way."""
+        with desk(Link(keeps_claims=True)) as it:
+            delivery = make_delivery(make_bundle(3))
+            hold = it.receive(delivery)
+            hold.put_back(Part(hold, 1, 3))
+            it.link.lane.lost = [delivery]
+            it.supervisor._claims._find_lost(it.link.lane)
+            assert list(it.supervisor._holds) == [hold]
+            it.succeed(hold, 0)
+            it.settle()
+            it.supervisor._look_around()
+            assert list(it.supervisor._holds) == []
+            it.supervisor._receive([make_delivery(part(make_bundle(3), [0, 1]))])
+            assert it.again() == [0, 1]
+
+    def test_a_lost_connection_keeps_what_runs_and_what_is_unwritten(self) -> None:
+        """Nothing else: what waits was forgotten with it."""
+        with desk(Link(keeps_claims=False)) as it:
+            waits, runs, ended = (make_delivery(make_bundle(2, id=bytes([n]) * 16)) for n in range(3))
+            it.supervisor._receive([waits, runs, ended])
+            holds = {hold.delivery: hold for hold in it.supervisor._holds}
+            holds[runs].hand(0, 1)
+            it.succeed(holds[ended], 0)
+            it.supervisor._line.lose(BrokerUnavailable("gone"))
+            it.supervisor._let_go()
+            assert [hold.delivery for hold in it.supervisor._holds] == [runs, ended]
+            assert waits.is_lost
+            it.link.may_try = True
+            it.settle()
+            it.supervisor._let_go()
+            assert [hold.delivery for hold in it.supervisor._holds] == [runs]
+
+
 class TestTwice:
     """The same message once more, while its jobs are in hand."""
+
+    def test_what_the_second_one_tells_counts(self) -> None:
+        """It was looked up, and what has ended by now does not start although the first one is still in hand."""
+        with desk(Link(keeps_claims=True)) as it:
+            first, other = make_delivery(make_bundle(2)), make_delivery(make_bundle(id=bytes(16)))
+            it.supervisor._receive([first, other])
+            it.link.results.records[Key(BUNDLE_ID, 0)] = Record(Key(BUNDLE_ID, 0), SUCCEEDED, 1, b"\x01", 0.0)
+            it.supervisor._receive([redelivered(first)])
+            waiting = it.supervisor._ready.drain()
+            assert [(part.hold.bundle.id, part.at) for part in waiting] == [(bytes(16), 0), (BUNDLE_ID, 1)]
 
     def test_both_deliveries_are_acknowledged(self) -> None:
         """Also where the job has just returned, and its outcome is not written yet."""
@@ -375,7 +523,7 @@ class TestOnce:
         child = SimpleNamespace(handed=[], ahead=0.0, bytes_ahead=0, unreported=0, done=0, hand=parts.extend)
         it.supervisor._assigner.hungry = lambda _: [child]
         it.supervisor._hand_out()
-        return [at for part in parts for at in range(part.at, part.end)]
+        return positions(parts)
 
     def test_its_start_is_stored_before_it_starts(self) -> None:
         """And only then the server is asked whether it is still ours: who takes it over sees the mark."""
@@ -401,6 +549,41 @@ class TestOnce:
             it.link.lane.lost = [self.take(it).delivery]
             assert self.started(it) == []
             assert it.again() == []
+
+    def test_nothing_is_marked_of_what_others_have(self) -> None:
+        """Of the other jobs of that delivery, either: they would end as lost although nobody had started them."""
+        with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
+            it.supervisor._receive([make_delivery(make_bundle(3))])
+            (hold,) = it.supervisor._holds
+            it.link.lane.lost = [hold.delivery]
+            assert self.started(it) == []
+            assert it.records() == [(0, RUNNING)]
+            it.supervisor._look_around()
+            assert it.again() == []
+            assert list(it.supervisor._holds) == []
+
+    def test_the_mark_of_another_worker_stands(self) -> None:
+        """Whose the job is is not known after the mark; it waits, and nothing is stored that may be wrong."""
+        with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
+            self.take(it)
+            it.link.lane.error = BrokerUnavailable("no answer")
+            assert self.started(it) == []
+            assert mark_of(it, 0) == (RUNNING, 1)
+            it.link.lane.error, it.link.may_try = None, True
+            assert self.started(it) == [0]
+            assert mark_of(it, 0) == (RUNNING, 1)
+
+    @pytest.mark.parametrize("is_ours", [False, True])
+    def test_what_comes_back_unstarted_is_unmarked_if_it_is_ours(self, is_ours: bool) -> None:  # noqa: FBT001
+        """What others have may have been started, and marked, by them."""
+        with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
+            hold = self.take(it)
+            assert self.started(it) == [0]
+            hold.hand(0, 1)
+            it.link.lane.lost = [] if is_ours else [hold.delivery]
+            it.supervisor._put_back([Part(hold, 0, 1)])
+            assert mark_of(it, 0) == ((QUEUED, 0) if is_ours else (RUNNING, 1))
+            assert it.again() == ([0] if is_ours else [])
 
     def test_who_takes_it_over_ends_it(self) -> None:
         """A mark says that it may have run: it fails, and its reason says so."""
@@ -430,7 +613,7 @@ class TestOnce:
         """After an error, too: what a child has is not given back as if it had not started."""
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
             hold = it.receive(make_delivery(make_bundle(2)))
-            hold.put_back(1, 2)
+            hold.put_back(Part(hold, 1, 2))
         assert it.records() == [(0, FAILED)]
         last = it.settled()[-1]
         assert (last.is_complete, [envelope.decode(one.frame).indexes for one in last.successors]) == (True, [[1]])
