@@ -126,10 +126,10 @@ class Link:
 class Desk:
     """A supervisor, of which a test plays the rounds."""
 
-    def __init__(self, link: Any, processes: int, once: Sequence[str]) -> None:
+    def __init__(self, link: Any, processes: int, once: Sequence[str], exclusive: Sequence[str]) -> None:
         self.link = link
         self.time = Time()
-        crew = ThreadCrew(None, {"tasks": ["lab.work"], "once": once, "exclusive": []}, "desk")  # type: ignore[arg-type]  # it makes no child
+        crew = ThreadCrew(None, {"tasks": ["lab.work"], "once": once, "exclusive": exclusive}, "desk")  # type: ignore[arg-type]  # it makes no child
         plan = Plan("desk", DEFAULT_PALETTE.names, DEFAULT_PALETTE, processes)
         self.supervisor: Any = Supervisor(crew, self.link, plan, self.time.clock)
 
@@ -173,8 +173,10 @@ class Desk:
 
 
 @contextmanager
-def desk(link: Link, processes: int = 0, once: Sequence[str] = ()) -> Generator[Desk, None, None]:
-    made = Desk(link, processes, once)
+def desk(
+    link: Link, processes: int = 0, once: Sequence[str] = (), exclusive: Sequence[str] = ()
+) -> Generator[Desk, None, None]:
+    made = Desk(link, processes, once, exclusive)
     try:
         yield made
     finally:
@@ -226,6 +228,15 @@ class TestLoss:
             assert it.records()[-1:] == [(0, SUCCEEDED)]
             assert [entry.is_complete for entry in it.settled()] == ([True] if comes_back else [])
             assert list(it.supervisor._holds) == []
+
+
+def started(it: Desk) -> list[int]:
+    """Hand out what waits to a child that the test plays; return the positions of the jobs that it gets."""
+    parts: list[Part] = []
+    child = SimpleNamespace(handed=[], ahead=0.0, bytes_ahead=0, unreported=0, done=0, hand=parts.extend)
+    it.supervisor._assigner.hungry = lambda _: [child]
+    it.supervisor._hand_out()
+    return positions(parts)
 
 
 def mark_of(it: Desk, at: int) -> tuple[str, int]:
@@ -517,20 +528,12 @@ class TestOnce:
         (hold,) = it.supervisor._holds
         return hold
 
-    def started(self, it: Desk) -> list[int]:
-        """Hand out what waits to a child that the test plays; return the positions of the jobs that it gets."""
-        parts: list[Part] = []
-        child = SimpleNamespace(handed=[], ahead=0.0, bytes_ahead=0, unreported=0, done=0, hand=parts.extend)
-        it.supervisor._assigner.hungry = lambda _: [child]
-        it.supervisor._hand_out()
-        return positions(parts)
-
     def test_its_start_is_stored_before_it_starts(self) -> None:
         """And only then the server is asked whether it is still ours: who takes it over sees the mark."""
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
             self.take(it)
             it.link.log.clear()
-            assert self.started(it) == [0]
+            assert started(it) == [0]
             assert [verb for verb, _ in it.link.log] == ["store", "find_lost"]
             assert it.records() == [(0, RUNNING)]
 
@@ -539,7 +542,7 @@ class TestOnce:
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
             self.take(it)
             it.link.results.error = BrokerUnavailable("gone")
-            assert self.started(it) == []
+            assert started(it) == []
             assert it.again() == [0]
             it.link.results.error = None
 
@@ -547,7 +550,7 @@ class TestOnce:
         """The claim was lost between the taking and the mark."""
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
             it.link.lane.lost = [self.take(it).delivery]
-            assert self.started(it) == []
+            assert started(it) == []
             assert it.again() == []
 
     def test_nothing_is_marked_of_what_others_have(self) -> None:
@@ -556,7 +559,7 @@ class TestOnce:
             it.supervisor._receive([make_delivery(make_bundle(3))])
             (hold,) = it.supervisor._holds
             it.link.lane.lost = [hold.delivery]
-            assert self.started(it) == []
+            assert started(it) == []
             assert it.records() == [(0, RUNNING)]
             it.supervisor._look_around()
             assert it.again() == []
@@ -567,10 +570,10 @@ class TestOnce:
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
             self.take(it)
             it.link.lane.error = BrokerUnavailable("no answer")
-            assert self.started(it) == []
+            assert started(it) == []
             assert mark_of(it, 0) == (RUNNING, 1)
             it.link.lane.error, it.link.may_try = None, True
-            assert self.started(it) == [0]
+            assert started(it) == [0]
             assert mark_of(it, 0) == (RUNNING, 1)
 
     @pytest.mark.parametrize("is_ours", [False, True])
@@ -578,7 +581,7 @@ class TestOnce:
         """What others have may have been started, and marked, by them."""
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
             hold = self.take(it)
-            assert self.started(it) == [0]
+            assert started(it) == [0]
             hold.hand(0, 1)
             it.link.lane.lost = [] if is_ours else [hold.delivery]
             it.supervisor._put_back([Part(hold, 0, 1)])
@@ -679,3 +682,14 @@ class TestClaim:
             it.supervisor.kill_exclusive(began + 12.5)
             assert len(killed) == 1
             it.supervisor._claims._guarded = ()
+
+    def test_none_is_started_that_would_be_killed(self) -> None:
+        """From then on, until the claim is renewed."""
+        with desk(self.link(), exclusive=["lab.work"]) as it:
+            it.supervisor._receive([make_delivery(make_bundle(1))])
+            it.link.may_try = False
+            self.cut_off(it, 12.5)
+            assert started(it) == []
+            it.link.may_try = True
+            self.cut_off(it, 1.0)
+            assert started(it) == [0]
