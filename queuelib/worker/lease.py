@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Hold", "Holds", "Part"]
 
 _WAITING, _HANDED, _ENDED = 0, 1, 2
+_ALONE = 2  # starts without an outcome from which a job runs while no other suspect does
 _NO_STARTS: Mapping[int, int] = MappingProxyType({})
 _NO_MARKS: frozenset[int] = frozenset()
 _HANDED_BYTE, _ENDED_BYTE = bytes([_HANDED]), bytes([_ENDED])
@@ -202,6 +203,11 @@ class Part:
     def is_suspect(self) -> bool:
         """Whether it is a job that was started before without an outcome."""
         return self.at in self.hold.starts
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether it is a job that runs while no other such job does: it may be what kills."""
+        return bool(self.hold.starts) and self.hold.starts.get(self.at, 0) >= _ALONE
 
     def cut(self, count: int) -> Part:
         """Return the first `count` jobs as a part of their own; the others stay here."""

@@ -197,10 +197,10 @@ class Staff:
                 found.append((hold, at, now - started))
         return found
 
-    def suspects(self) -> list[Part]:
-        """Return the jobs with starts behind them that children have."""
-        firsts = [child.handed[0] for child in self._children if child.handed]  # they are handed over alone
-        return [part for part in firsts if part.is_suspect]
+    @property
+    def has_alone(self) -> bool:
+        """Whether one has a job beside which no other suspect may run."""
+        return any(child.handed[0].runs_alone for child in self._children if child.handed)  # they are handed over alone
 
     def interrupt(self, why: str) -> None:
         """Have what runs raise `Shutdown` in its handler; nobody is hired any more."""

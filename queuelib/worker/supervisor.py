@@ -285,18 +285,21 @@ class Supervisor:
     # What is handed out.
 
     def _hand_out(self) -> None:
-        if not self._ready.count:
+        has_alone = self._staff.has_alone
+        if not self._ready.count(has_alone=has_alone):
             # Idle children get what others were handed and have not started.
             self._put_back(self._staff.recall_stuck(self._clock.monotonic()))
-        if not self._ready.count or not self._claims.may_start(self._clock.monotonic()):
+        count = self._ready.count(has_alone=has_alone)
+        if not count or not self._claims.may_start(self._clock.monotonic()):
             return
         hungry = self._assigner.hungry(self._staff.working)
         if not hungry:
             return
         self._withdraw()
-        share = -(-self._ready.count // len(hungry))
+        share = -(-count // len(hungry))
         for child in hungry:
-            batch = self._assigner.choose(child, share, self._staff.suspects(), self._withdrawals.has_ended)
+            has_alone = self._staff.has_alone
+            batch = self._assigner.choose(child, share, self._withdrawals.has_ended, has_alone=has_alone)
             marked = self._starts.mark(batch)
             if marked is None:
                 self._put_back(batch)

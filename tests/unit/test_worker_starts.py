@@ -85,7 +85,7 @@ class TestWithdrawals:
         it.withdrawals.read(it.time.now)
         assert not it.withdrawals.has_ended(Part(make_hold(make_bundle(3)), 0, 2))
         assert not it.withdrawals.has_ended(make_part(make_bundle(id=bytes(16))))
-        assert (it.ended, it.ready.count) == ([], 0)
+        assert (it.ended, it.ready.count()) == ([], 0)
 
     def test_what_has_expired_ends(self) -> None:
         """At its time it may still start."""
