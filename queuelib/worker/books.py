@@ -187,7 +187,7 @@ class Books:
         """
         for at, entry in enumerate(batch):
             successes = [record for record in entry.records if record.state == SUCCEEDED]
-            if successes and self._line.attempt(self._link.results.store, successes, entry.reply) is None:
+            if successes and self._line.ask(self._link.results.store, successes, entry.reply) is None:
                 self._unsettled += batch[at:]
                 return
             if entry.is_complete:

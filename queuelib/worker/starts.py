@@ -53,7 +53,7 @@ class Withdrawals:
         if now - self._read_at < READ_EVERY:
             return set()
         self._read_at = now
-        marks = self._line.attempt(self._line.link.results.cancelled, self._cursor)
+        marks = self._line.ask(self._line.link.results.cancelled, self._cursor)
         if marks is None:
             return set()
         self._cursor = marks.cursor
@@ -170,7 +170,7 @@ class Starts:
             Record(hold.key(at), state, hold.bundle.attempt, body.of_starts(hold.starts.get(at, 0) + more_starts), now)
             for hold, at in jobs
         ]
-        stand: Sequence[bool] | None = self._line.attempt(self._line.link.results.store, records)
+        stand: Sequence[bool] | None = self._line.ask(self._line.link.results.store, records)
         return stand
 
     def before(self, hold: Hold, starts: int) -> Outcome | None:

@@ -221,7 +221,7 @@ class Supervisor:
             taken = self._intake.read(deliveries, lambda: self._link.results)
         except BrokerUnavailable as error:
             self._returns.give_back(deliveries, 1.0)
-            self._line.lose(error)
+            self._line.lose(error, spares_lane=True)
             return
         self._books.add(taken.settled)
         for delivery in taken.postponed:
@@ -374,7 +374,7 @@ class Supervisor:
     def _announce(self, lifetime: float) -> None:
         colors = tuple(self._plan.colors)
         info = WorkerInfo(self._plan.name, socket.gethostname(), os.getpid(), colors, self._tasks, self._clock.wall())
-        self._line.attempt(self._link.results.announce, info, lifetime)
+        self._line.ask(self._link.results.announce, info, lifetime)
 
     def _is_time(self, name: str, every: float, now: float) -> bool:
         if now - self._timers.get(name, float("-inf")) < every:

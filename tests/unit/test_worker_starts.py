@@ -40,6 +40,8 @@ class Line:
         except BrokerUnavailable:
             return None
 
+    ask = attempt
+
 
 class Shelf:
     """Withdrawals of jobs in yellow, and where they leave them."""

@@ -462,6 +462,26 @@ class TestTrouble:
             it.settle()
             assert [said for verb, said in it.link.log if verb == "acknowledge"] == [[hold.delivery]]
 
+    @pytest.mark.parametrize("what", ["announce", "cancelled", "store", "fetch"])
+    def test_results_that_fail_beside_a_door_cost_no_delivery(self, what: str) -> None:
+        """They have a connection of their own, and what runs here is still ours as long as the lane answers."""
+        with desk(Link(keeps_claims=False)) as it:
+            hold = it.receive(make_delivery(make_bundle(1)))
+
+            def fail(*_: Any) -> Any:
+                raise BrokerUnavailable("it did not confirm within 5 s; is it out of memory or disk?")
+
+            works = getattr(it.link.results, what)
+            setattr(it.link.results, what, fail)
+            it.supervisor._announce(15.0)
+            it.supervisor._withdraw()
+            it.supervisor._starts.show([(hold, 0, 2.0)])
+            it.supervisor._receive([make_delivery(make_bundle(1, id=bytes(16)), redelivered=True)])
+            setattr(it.link.results, what, works)
+            assert not it.link.may_try
+            assert it.link.lane is not None
+            assert not hold.delivery.is_lost
+
     def test_it_does_not_spin_while_it_may_not_try(self) -> None:
         """What became due while the server was away waits, and the supervisor with it."""
         with desk(Link(keeps_claims=True), processes=1) as it:
