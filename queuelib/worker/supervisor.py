@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import selectors
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from queuelib import faults
 from queuelib.clock import SYSTEM, Clock
 from queuelib.errors import BrokerUnavailable
-from queuelib.ports import Delivery, Settled, WorkerInfo
+from queuelib.ports import Delivery, Settled, StillReading, WorkerInfo
 from queuelib.worker.assign import Assigner
 from queuelib.worker.books import Books
 from queuelib.worker.children import Child
@@ -201,7 +201,7 @@ class Supervisor:
 
     def _take(self) -> None:
         lane = self._link.lane
-        if lane is None or not self._link.may_try:
+        if lane is None or not self._link.may_try or self._returns.is_full:
             return
         self._ready.promote(self._clock.wall())
         room = self._assigner.room(self._staff.working)
@@ -216,12 +216,23 @@ class Supervisor:
                 faults.point("after_take")
             self._receive(deliveries)
 
-    def _receive(self, deliveries: list[Delivery]) -> None:
+    def _receive(self, deliveries: Sequence[Delivery]) -> None:
+        if self._returns.is_looking_up:
+            self._returns.look_up_later([delivery for delivery in deliveries if delivery.redelivered])
+            deliveries = [delivery for delivery in deliveries if not delivery.redelivered]
+        if deliveries:
+            self._read(deliveries)
+
+    def _read(self, deliveries: Sequence[Delivery]) -> None:
         try:
             taken = self._intake.read(deliveries, lambda: self._link.results)
         except BrokerUnavailable as error:
-            self._returns.give_back(deliveries, 1.0)
-            self._line.lose(error, spares_lane=True)
+            doubtful = [delivery for delivery in deliveries if delivery.redelivered] or deliveries
+            self._returns.look_up_later(doubtful)
+            if not isinstance(error, StillReading):
+                self._line.lose(error, spares_lane=True)
+            if len(doubtful) < len(deliveries) and self._link.lane is not None:
+                self._read([delivery for delivery in deliveries if not delivery.redelivered])
             return
         self._books.add(taken.settled)
         for delivery in taken.postponed:
@@ -366,9 +377,10 @@ class Supervisor:
             self._line.look_again()  # should a wake-up have been missed
             self._starts.show(self._staff.check(now))
             self._let_go()
-            due = self._returns.retry(now)
-            if due:
-                self._receive(due)
+            self._receive(self._returns.retry(now))
+            doubtful = self._returns.look_up_again(now)
+            if doubtful:
+                self._read(doubtful)
             self._staff.tidy()
 
     def _announce(self, lifetime: float) -> None:
@@ -421,6 +433,8 @@ class Supervisor:
         if not self._plan.burst:
             return False
         if not self._staff.is_idle or not self._ready.is_empty or not self._books.is_empty:
+            return False
+        if self._returns.is_looking_up:
             return False
         quiet = 0.0 if self._link.keeps_claims else _BURST_QUIET
         return self._empty_takes > 0 and self._clock.monotonic() - self._taken_at >= quiet

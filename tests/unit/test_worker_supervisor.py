@@ -16,7 +16,7 @@ from queuelib.errors import BrokerUnavailable, JobLost
 from queuelib.ids import Key
 from queuelib.message import Limits
 from queuelib.outcome import FAILED, QUEUED, RETRYING, RUNNING, SUCCEEDED, Again, Failed, Record
-from queuelib.ports import Cancelled
+from queuelib.ports import Cancelled, StillReading
 from queuelib.worker.crew import ThreadCrew
 from queuelib.worker.lease import Part
 from queuelib.worker.plan import Plan
@@ -411,14 +411,77 @@ class TestTrouble:
     def test_what_cannot_be_given_back_is_given_back_later(self) -> None:
         """Where claims outlive the failure, the message stays ours: forgotten, it would wait for this worker's end."""
         with desk(Link(keeps_claims=True)) as it:
-            delivery = make_delivery(make_bundle(1), redelivered=True)
-            it.link.results.error = BrokerUnavailable("gone")
+            it.receive(make_delivery(make_bundle(2)))
             it.link.lane.is_broken = True
-            it.supervisor._receive([delivery])
-            it.link.results.error, it.link.lane.is_broken, it.link.may_try = None, False, True
+            overlapping = make_delivery(part(make_bundle(2), [1]))
+            it.supervisor._receive([overlapping])
+            it.link.lane.is_broken, it.link.may_try = False, True
             it.supervisor._look_around()
-            assert [said for verb, said in it.link.log if verb == "give_back"] == [[delivery]]
+            assert [said for verb, said in it.link.log if verb == "give_back"] == [[overlapping]]
             assert it.again() == []
+
+    @pytest.mark.parametrize("error", [StillReading("much to read"), BrokerUnavailable("gone")])
+    def test_what_cannot_be_looked_up_waits_here(self, error: BrokerUnavailable) -> None:
+        """Here it goes on where it was, and what comes later waits for that; what needs no look-up starts."""
+
+        def waiting() -> list[Delivery]:
+            return [part.hold.delivery for part in it.supervisor._ready.drain()]
+
+        def look_around() -> None:
+            it.time.now += 2.0
+            it.link.may_try = True
+            it.supervisor._look_around()
+
+        with desk(Link(keeps_claims=False)) as it:
+            first, other, fresh = (make_delivery(make_bundle(id=bytes([n]) * 16), redelivered=n < 2) for n in range(3))
+            it.link.results.error = error
+            it.supervisor._receive([first, fresh])
+            assert it.link.may_try == isinstance(error, StillReading)
+            it.supervisor._receive([other])
+            assert waiting() == [fresh]
+            look_around()
+            it.link.results.error = None
+            look_around()
+            assert waiting() == [first]
+            look_around()
+            assert waiting() == [other]
+            asked = [[key.bundle[0] for key in said] for verb, said in it.link.log if verb == "fetch"]
+            assert asked == [[0], [0], [0], [1]]
+
+    def test_not_everything_waits_to_be_looked_up(self) -> None:
+        """Other workers take what this one would only keep."""
+        with desk(Link(keeps_claims=True)) as it:
+            it.link.results.error = StillReading("much to read")
+            taken: list[int] = []
+            it.supervisor._line.may_have = lambda _: True
+            it.supervisor._line.take = lambda *_: taken.append(1)
+            it.supervisor._take()
+            it.supervisor._receive([make_delivery(redelivered=True) for _ in range(1000)])
+            it.supervisor._take()
+            assert taken == [1]
+            it.link.results.error = None
+
+    @pytest.mark.parametrize("becomes", ["lost", "cut off", "stopped"])
+    def test_what_waits_to_be_looked_up_may_go(self, becomes: str) -> None:
+        """To others, who have it already or get it back."""
+        with desk(Link(keeps_claims=becomes == "lost")) as it:
+            delivery = make_delivery(redelivered=True)
+            it.link.results.error = StillReading("much to read")
+            it.supervisor._receive([delivery])
+            it.link.results.error = None
+            if becomes == "lost":
+                it.link.lane.lost = [delivery]
+            elif becomes == "cut off":
+                it.supervisor._line.lose(BrokerUnavailable("gone"))
+                it.link.lane, it.link.may_try = Lane(it.link.log), True
+            else:
+                it.supervisor.stop()
+                it.supervisor._wind_down()
+            it.time.now += 2.0
+            it.supervisor._look_around()
+            assert it.again() == []
+            given = [said for verb, said in it.link.log if verb == "give_back"]
+            assert given == ([[delivery]] if becomes == "stopped" else [])
 
     def test_a_retry_is_accepted_once(self) -> None:
         """Where only the answer was lost, what is written again is the rest: two of it would run side by side."""
