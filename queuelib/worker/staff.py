@@ -179,6 +179,8 @@ class Staff:
     def check(self, now: float) -> list[tuple[Hold, int, float]]:
         """Kill who runs a job for longer than it may, and tell handlers whose jobs others may run by now.
 
+        That is where a delivery was lost, and also where the claim on it has run out: others cannot be asked then.
+
         Returns:
             What else runs: hold and position of each job, and for how many seconds.
         """
@@ -188,7 +190,7 @@ class Staff:
             if running is None:
                 continue
             hold, at, number, started = running
-            child.slot.lose(number if hold.delivery.is_lost else 0)
+            child.slot.lose(number if hold.delivery.is_lost or now > self._until else 0)
             hard = hold.bundle.limits.hard_timeout
             if hard is not None and now - started > hard and child.pid:
                 child.doomed = number
