@@ -21,7 +21,7 @@ __all__ = ["Hold", "Holds", "Part"]
 _WAITING, _HANDED, _ENDED = 0, 1, 2
 _ALONE = 2  # starts without an outcome from which a job runs while no other suspect does
 _NO_STARTS: Mapping[int, int] = MappingProxyType({})
-_NO_MARKS: frozenset[int] = frozenset()
+_NO_MARKS: Mapping[int, float] = MappingProxyType({})
 _HANDED_BYTE, _ENDED_BYTE = bytes([_HANDED]), bytes([_ENDED])
 
 
@@ -33,7 +33,7 @@ class Hold:
         bundle: What is in it.
         left: How many jobs of it have no outcome yet.
         starts: How often a job may have been started before without an outcome, by its position; see `suspect`.
-        marked: Positions of jobs for which a start mark or a running state was stored; see `mark`.
+        marked: When a start mark or a running state was stored of a job, by its position; see `mark`.
         elsewhere: Positions of jobs that have ended elsewhere while a child had them; see `learn`.
     """
 
@@ -44,8 +44,8 @@ class Hold:
         self.bundle = bundle
         self.left = len(bundle.indexes)
         self.starts: Mapping[int, int] = _NO_STARTS
-        self.marked: frozenset[int] = _NO_MARKS
-        self.elsewhere: frozenset[int] = _NO_MARKS
+        self.marked: Mapping[int, float] = _NO_MARKS
+        self.elsewhere: frozenset[int] = frozenset()
         self._states = bytearray(self.left)
 
     def key(self, position: int) -> Key:
@@ -72,13 +72,17 @@ class Hold:
             self.starts = {}
         self.starts[at] = starts
 
-    def mark(self, at: int) -> None:
-        """Note that a start mark or a running state was stored of a job."""
-        self.marked = self.marked | {at}
+    def mark(self, at: int, now: float) -> None:
+        """Note that a start mark or a running state was stored of a job, and when, on the monotonic clock."""
+        if not isinstance(self.marked, dict):  # the shared empty one
+            self.marked = {}
+        self.marked[at] = now
 
     def unmark(self, positions: Iterable[int]) -> None:
         """Note that the marks of some jobs do not stand any more."""
-        self.marked = self.marked - set(positions)
+        if isinstance(self.marked, dict):
+            for at in positions:
+                self.marked.pop(at, None)
 
     def hand(self, at: int, end: int) -> None:
         """Note that a child has these jobs."""

@@ -29,7 +29,11 @@ _LOOK_UP_SHARE = 1 / 5  # of a lease, at most
 
 
 class Link:
-    """The lane, the result backend and the door between them; with keys, what is stored is signed."""
+    """The lane, the result backend and the door between them; with keys, what is stored is signed.
+
+    Attributes:
+        keep: Seconds for which what is stored is kept.
+    """
 
     def __init__(  # noqa: PLR0917 - what a manifest says, in its order
         self,
@@ -41,6 +45,7 @@ class Link:
         keys: Keyring | None = None,
     ) -> None:
         self.keys = keys
+        self.keep = keep
         self._namespace = namespace
         self._settings = broker.settings_for(broker_url, namespace)
         self._stored = plugins.backend_for(results_url).results(results_url, namespace, keep)

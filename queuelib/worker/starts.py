@@ -26,6 +26,7 @@ __all__ = ["READ_EVERY", "Starts", "Withdrawals"]
 _log = logging.getLogger("queuelib.worker")
 READ_EVERY = 0.02  # seconds: a cancelled job is started at most this long after its mark
 _SHOW_AFTER = 1.0  # seconds: a state that costs a write is only published for jobs that last
+_MARK_AGAIN = 0.25  # of the time for which marks are kept: then that of a job that runs is stored again
 _MOST_WITHDRAWN = 100_000  # bundles of which cancelled jobs are remembered
 
 
@@ -96,12 +97,14 @@ class Starts:
         line: The connection.
         once: Names of the tasks that must not start a second time: all their starts are marked.
         clock: The clocks.
+        keep: Seconds for which what is stored is kept.
     """
 
-    def __init__(self, line: Line, once: Collection[str], clock: Clock) -> None:
+    def __init__(self, line: Line, once: Collection[str], clock: Clock, keep: float) -> None:
         self._line = line
         self._once = frozenset(once)
         self._clock = clock
+        self._again_after = max(keep * _MARK_AGAIN, _SHOW_AFTER)
 
     def mark(self, batch: Sequence[Part]) -> Sequence[Part] | None:
         """Store that jobs start, before they do, where that must be known; return those that may, None if nobody knows.
@@ -115,8 +118,9 @@ class Starts:
         lane = self._line.link.lane
         if lane is None or self.store([(part.hold, part.at) for part in suspects], RUNNING, 1) is None:
             return None
+        now = self._clock.monotonic()
         for part in suspects:
-            part.hold.mark(part.at)
+            part.hold.mark(part.at, now)
         once = [part.hold.delivery for part in suspects if part.hold.bundle.task in self._once]
         lost = self._line.attempt(lane.find_lost, once) if once else ()
         if lost is None:
@@ -152,16 +156,16 @@ class Starts:
                 hold.unmark([at])
 
     def show(self, running: Iterable[tuple[Hold, int, float]]) -> None:
-        """Store of jobs that they run, once they have for some seconds and unless that was done before."""
-        new = [
-            (hold, at)
-            for hold, at, seconds in running
-            if seconds > _SHOW_AFTER and at not in hold.marked and not hold.delivery.is_lost
-        ]
-        for hold, at in new:
-            hold.mark(at)
-        if new:
-            self.store(new, RUNNING, 1)
+        """Store of jobs that they run, once they have for a second and unless that was done before; and later again.
+
+        A mark that is forgotten while its job runs is missed by whoever takes the job over.
+        """
+        now = self._clock.monotonic()
+        ours = [(hold, at) for hold, at, seconds in running if seconds > _SHOW_AFTER and not hold.delivery.is_lost]
+        due = [(hold, at) for hold, at in ours if now - hold.marked.get(at, float("-inf")) > self._again_after]
+        if due and self._line.link.may_try and self.store(due, RUNNING, 1) is not None:
+            for hold, at in due:
+                hold.mark(at, now)
 
     def store(self, jobs: Iterable[tuple[Hold, int]], state: str, more_starts: int) -> Sequence[bool] | None:
         """Store that jobs run or wait, with how often they were started; return None where that failed."""

@@ -74,7 +74,7 @@ class Supervisor:
         self._line = Line(link, self._selector, self._on_lost, rests=not plan.burst)
         self._claims = Claims(self._line, self._holds, self._staff, exclusive, self._on_taken_over, clock.monotonic())
         self._books = Books(self._line, self._holds, self._pace, plan.name, clock)
-        self._starts = Starts(self._line, once, clock)
+        self._starts = Starts(self._line, once, clock, link.keep)
         self._withdrawals = Withdrawals(self._line, self._books, self._ready, clock)
         self._returns = Returns(self._line, self._starts, self._intake.pause, clock)
         self._timers: dict[str, float] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -99,6 +99,7 @@ class Link:
         self.keys = None
         self.keeps_claims = keeps_claims
         self.lease: float | None = None
+        self.keep = 3600.0
         self.delays = True
         self.may_try = True
         self.log: list[tuple[str, Any]] = []
@@ -750,6 +751,24 @@ class TestClaim:
             it.link.lane.silence = 16.0
             self.cut_off(it, 2.0)
             assert [verb for verb, _ in it.link.log if verb == "find_lost"] == ["find_lost"]
+
+    def test_a_handler_is_told_when_its_lease_has_run_out(self) -> None:
+        """The server cannot be asked, but by then another worker may have the job; told so, it is until it is ours."""
+        with desk(self.link()) as it:
+            hold, told = it.receive(make_delivery()), cast("list[int]", [])
+            slot = SimpleNamespace(lose=told.append, claim=lambda _: None)
+            child = SimpleNamespace(running=lambda: (hold, 0, 7, it.time.now), slot=slot, recall=list)
+            it.supervisor._claims.held(it.time.now)
+            it.supervisor._staff._children = [child]
+            it.link.may_try = False
+            self.cut_off(it, 14.0)
+            self.cut_off(it, 2.0)
+            it.link.may_try = True
+            self.cut_off(it, 1.0)
+            it.link.lane.lost = [hold.delivery]
+            self.cut_off(it, 16.0)
+            assert told == [0, 7, 0, 7]
+            it.supervisor._staff._children = []
 
     def test_an_exclusive_job_is_killed_before_the_claim_ends(self) -> None:
         """Not earlier, and not while the claim is renewed."""
