@@ -161,12 +161,18 @@ class Supervisor:
             elif key.data == "wake":
                 _drain(self._wake_read)
             elif key.data == "lane":
-                has_room = not self._stops and any(self._assigner.room(self._staff.working).values())
-                self._line.hear(self._plan.colors, has_room=has_room)
+                self._line.hear(self._plan.colors, has_room=self._has_room)
             elif key.data == "owner":
                 self._selector.unregister(key.fileobj)
                 self._stops = max(self._stops, 1)
         return noisy
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether what the lane has to say would be taken in this round; else it is readable for as long as nobody does."""
+        if self._stops or not self._link.may_try or self._returns.is_full:
+            return False
+        return any(self._assigner.room(self._staff.working).values())
 
     def _pause(self) -> float:
         """Return the seconds until something is to be done even if nobody wakes us."""

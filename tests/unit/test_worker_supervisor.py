@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -171,6 +172,13 @@ class Desk:
         """Return index and state of all that was stored, in either way."""
         stored: list[Record] = [r for verb, said in self.link.log if verb == "store" for r in said[0]]
         return [(r.key.index, r.state) for r in (*stored, *(r for entry in self.settled() for r in entry.records))]
+
+
+@contextmanager
+def socketpair() -> Generator[tuple[socket.socket, socket.socket], None, None]:
+    here, there = socket.socketpair()
+    with here, there:
+        yield here, there
 
 
 @contextmanager
@@ -461,6 +469,28 @@ class TestTrouble:
             it.supervisor._take()
             assert taken == [1]
             it.link.results.error = None
+
+    @pytest.mark.parametrize("is_full", [False, True])
+    def test_a_lane_is_not_heard_that_nobody_may_read(self, is_full: bool) -> None:  # noqa: FBT001
+        """Or the loop would go round for as long, since it stays readable."""
+        with desk(Link(keeps_claims=True), processes=1) as it, socketpair() as (here, there):
+            it.supervisor._staff.hire()
+            it.link.lane.capabilities = SimpleNamespace(wakes=False, has_batch_verbs=False)
+            it.link.lane.fileno, it.link.lane.notes = here.fileno, list
+            it.supervisor._line.listen(it.link.lane)
+            there.send(b"1")
+            it.supervisor._wait()
+            assert here.fileno() in it.supervisor._selector.get_map()
+            it.link.may_try = is_full
+            if is_full:
+                it.link.results.error = StillReading("much to read")
+                it.supervisor._receive([make_delivery(redelivered=True) for _ in range(1000)])
+            it.supervisor._wait()
+            assert here.fileno() not in it.supervisor._selector.get_map()
+            it.link.may_try, it.link.results.error = True, None
+            it.supervisor._returns.forget()
+            it.supervisor._take()
+            assert here.fileno() in it.supervisor._selector.get_map()
 
     @pytest.mark.parametrize("becomes", ["lost", "cut off", "stopped"])
     def test_what_waits_to_be_looked_up_may_go(self, becomes: str) -> None:
