@@ -142,6 +142,8 @@ class Starts:
             for at in range(part.at, part.end)
             if at in part.hold.marked
         ]
+        for hold, at in marked:
+            hold.mark(at, float("-inf"))  # whatever is stored now: should it run here after all, that is shown anew
         lane = self._line.link.lane
         if not marked or lane is None or not self._line.link.may_try:
             return

@@ -190,6 +190,18 @@ class TestStarts:
         starts.show([(hold, 0, 103.4)])
         assert [verb for verb, _ in line.results.log] == ["store"]
 
+    def test_what_may_be_unmarked_is_shown_again(self) -> None:
+        """That it waits may have been stored though the answer was lost; then it runs once more."""
+        line, hold = Line(), make_hold()
+        starts = make_starts(line)
+        starts.show([(hold, 0, 2.0)])
+        line.results.error = BrokerUnavailable("gone")
+        starts.unmark([Part(hold, 0, 1)])
+        line.results.error = None
+        starts.show([(hold, 0, 2.0)])
+        states = [record.state for verb, said in line.results.log if verb == "store" for record in said[0]]
+        assert states == [RUNNING, QUEUED, RUNNING]
+
     def test_of_what_others_have_nothing_is_shown(self) -> None:
         """They say themselves that it runs."""
         line, hold = Line(), make_hold()
