@@ -12,7 +12,9 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
+from io import FileIO
 from typing import Protocol
+from weakref import WeakSet
 
 from queuelib import naming, plugins
 from queuelib.errors import ConfigurationError, WorkerError
@@ -51,6 +53,8 @@ class Served(Protocol):
 _START_WITHIN = 60.0  # seconds; importing a scientist's modules takes a while on a cold disk
 _LEAVE_AFTER = 10.0  # seconds that running jobs get when the block ends
 
+_owners: WeakSet[FileIO] = WeakSet()  # ends of pipes whose closing tells a worker that its owner has gone
+
 
 def workers(dispatcher: Served, processes: int, name: str) -> AbstractContextManager[None]:
     """Return the context in which a worker serves a dispatcher's tasks."""
@@ -69,6 +73,8 @@ def workers(dispatcher: Served, processes: int, name: str) -> AbstractContextMan
 def _process(dispatcher: Served, processes: int, name: str) -> Generator[None]:
     targets = sorted({_target(d.function or d.message_class) for d in dispatcher.definitions.values()})
     owner_read, owner_write = os.pipe()
+    owner = os.fdopen(owner_write, "wb", buffering=0)
+    _owners.add(owner)
     report_read, report_write = os.pipe()
     beside = {
         "owner": owner_read,
@@ -95,7 +101,7 @@ def _process(dispatcher: Served, processes: int, name: str) -> Generator[None]:
         _await_ready(worker, report_read)
         yield
     finally:
-        os.close(owner_write)
+        owner.close()
         os.close(report_read)
         _end(worker)
 
@@ -138,3 +144,11 @@ def _target(thing: object) -> str:
         raise WorkerError(msg)
     module = getattr(thing, "__module__", "")
     return str(path) if module == "__main__" else str(module)
+
+
+def _disown() -> None:
+    for owner in _owners:
+        owner.close()  # a forked child is no owner: it may live on when the program has ended
+
+
+os.register_at_fork(after_in_child=_disown)

@@ -446,6 +446,13 @@ class BatchChannel(virtual.Channel):
         for queue in list(self._exclusive):
             self.queue_delete(queue)
 
+    def leave_to_parent(self) -> None:
+        """After a fork, in the child: delete none of the parent's queues, and wait for none of its threads."""
+        self.one_at_a_time = threading.RLock()
+        self.is_listening = False
+        self._auto_delete.clear()
+        self._exclusive.clear()
+
     def _check_open(self) -> None:
         if self.closed:
             msg = "the channel is closed, and what it held has been returned; settle messages before closing it"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import fnmatch
 import os
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
+from weakref import WeakSet
 
 from queuelib import job as jobs
 from queuelib import mapping, naming, plugins
@@ -46,6 +48,9 @@ R = TypeVar("R")
 M = TypeVar("M", bound=type)
 DEFAULT_BROKER = "sqlite:///queuelib.db"
 _FRAMES_A_PUBLISH = 256
+
+
+_dispatchers: WeakSet[Dispatcher] = WeakSet()
 
 
 class _TaskDecorator(Protocol):
@@ -122,6 +127,7 @@ class Dispatcher:
         self.outcomes = Outcomes(
             self.open_results, self._load_results, self._exceptions, self.keep, self._how_to_serve, self.events
         )
+        _dispatchers.add(self)
 
     # Where it connects to
 
@@ -532,6 +538,17 @@ class Dispatcher:
         )
 
 
+_dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for dispatcher in _dispatchers:
+        dispatcher._lock = threading.RLock()  # noqa: SLF001 - a thread of the parent's may hold it, which is not here
+
+
+os.register_at_fork(after_in_child=_renew_locks)
+
+
 def _ids(frames: Iterable[Outgoing]) -> list[str]:
     return [job_id(frame.bundle, index) for frame in frames for index in range(frame.size)]
 
@@ -549,3 +566,11 @@ def _refuse_in_worker(what: str) -> None:
             'under `if __name__ == "__main__":`'
         )
         raise QueuelibError(msg)
+
+
+def _unlock_in_child() -> None:
+    for dispatcher in _dispatchers:
+        dispatcher._lock = threading.RLock()  # noqa: SLF001 - perhaps held by a thread that does not exist here
+
+
+os.register_at_fork(after_in_child=_unlock_in_child)

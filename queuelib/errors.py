@@ -4,6 +4,7 @@ QueuelibError
 ├── ConfigurationError (ValueError)      a setting, URL, palette or registration that cannot work
 │   ├── MissingDriver (ImportError)      the URL, or a key, needs an extra that is not installed
 │   ├── AccessRefused (BrokerUnavailable)  the server answers, and refuses this user or certificate
+│   ├── QueueRefused (BrokerUnavailable)  it answers, and refuses a queue
 │   └── RegistrationError                two handlers for one message, a task name taken twice, ...
 ├── BrokerUnavailable (ConnectionError)  the server did not answer in time; nothing was accepted
 │   └── BrokerFull                       it answered: there is no memory or disk left for more
@@ -59,6 +60,7 @@ __all__ = [
     "JobQuarantined",
     "JobTimeout",
     "MissingDriver",
+    "QueueRefused",
     "QueuelibError",
     "RegistrationError",
     "RemoteError",
@@ -108,6 +110,13 @@ class AccessRefused(ConfigurationError, BrokerUnavailable):
     """The server answers, and refuses this user, database, virtual host or certificate; nothing was accepted.
 
     A worker cannot start with it; one that has served before tries again, as after every failure.
+    """
+
+
+class QueueRefused(ConfigurationError, BrokerUnavailable):
+    """The server answers, and refuses a queue: it was made with other arguments, or this user may not make it.
+
+    Nothing but `accepted` was accepted. A worker that has to write there tries again, as after every failure.
     """
 
 

@@ -53,7 +53,7 @@ class Bundle(NamedTuple):
         due: Wall time before which it must not start, or None.
         expires: Wall time after which it must not start, or None.
         attempt: 1 for the first run, one more for each retry.
-        deaths: Not used: written as 0, and nobody reads it; starts without an outcome are counted in records.
+        deaths: Not used: starts without an outcome are counted in records. A field of the wire.
         reply: Where a waiting client is told of outcomes; empty for nowhere.
         trace: Opaque tracing context.
     """

@@ -235,8 +235,9 @@ class Lane(Protocol):
             deadline: Seconds the call may take.
 
         Raises:
-            BrokerUnavailable: None was accepted, or the first ones up to `error.accepted` (bundle ids in hex).
-            SubmitUnknown: The confirmation of some was lost; `error.frames` are those.
+            BrokerUnavailable: None was accepted but those in `error.accepted` (bundle ids in hex).
+            SubmitUnknown: Nobody knows of `error.frames`: their confirmation was lost. All others were accepted.
+            QueuelibError: Any other one: nothing was accepted.
         """
         ...
 

@@ -15,8 +15,8 @@ __all__ = ["BACKEND", "RabbitBackend"]
 class RabbitBackend:
     """The backend of amqp:// and amqps://.
 
-    Options in the URL: `queue_type=quorum|classic`, `heartbeat=SECONDS`, `consumer_timeout=SECONDS`, and for TLS `ca=`,
-    `cert=`, `key=` (files) and `verify=yes|no`.
+    Options in the URL: `queue_type=quorum|classic`, `heartbeat=SECONDS`, `consumer_timeout=SECONDS`, `cache=MIB`, and for TLS
+    `ca=`, `cert=`, `key=` (files) and `verify=yes|no`.
     """
 
     name = "rabbitmq"

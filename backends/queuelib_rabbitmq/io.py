@@ -75,6 +75,7 @@ class Io:
         self._published = 0
         self._returned: set[str] = set()
         self._is_ending = False
+        self._is_unwanted = False
         self._thread = threading.Thread(target=self._run, name="queuelib-rabbitmq", daemon=True)
         self._thread.start()
 
@@ -101,7 +102,8 @@ class Io:
         self._soon(lambda: self._open_reply(reply))
 
     def close(self, delete: str = "", timeout: float = 2.0) -> None:
-        """End the connection, and the reply queue `delete` with it."""
+        """End the connection, also one that is not open yet, and the reply queue `delete` with it."""
+        self._is_unwanted = True
         self._soon(lambda: self._close(delete))
         self._thread.join(timeout)
         self.is_dead = True
@@ -121,9 +123,11 @@ class Io:
             self._connection = pika.SelectConnection(
                 self._parameters,
                 on_open_callback=self._on_open,
-                on_open_error_callback=lambda _connection, error: self._fail(error),
+                on_open_error_callback=lambda _connection, error: self._on_closed(error),
                 on_close_callback=lambda _connection, error: self._on_closed(error),
             )
+            if self._is_unwanted:  # `close` found no connection that it could have told
+                self._connection.ioloop.add_callback_threadsafe(self._end)
             self._connection.ioloop.start()
         except Exception as error:  # noqa: BLE001 - pika raises many kinds; each ends the connection
             self._fail(error)
@@ -151,10 +155,10 @@ class Io:
         if connection is None or self._is_ending:
             return
         self._is_ending = True
-        is_open = connection.is_open
-        if is_open:
+        is_up = not (connection.is_closing or connection.is_closed)
+        if is_up:
             connection.close()
-        connection.ioloop.call_later(_CLOSE_WAIT if is_open else _SOCKET_WAIT, connection.ioloop.stop)
+        connection.ioloop.call_later(_CLOSE_WAIT if is_up else _SOCKET_WAIT, connection.ioloop.stop)
 
     def _on_closed(self, error: BaseException) -> None:
         self._is_ending = False  # the server has answered: no need to wait for it any longer

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from queuelib.body import singles
 from queuelib.ids import Key, created_at
 from queuelib.outcome import SUCCEEDED, Record, supersedes
+from queuelib.recent import Recent
 from queuelib_rabbitmq import wire
 from queuelib_rabbitmq.known import Known
 
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Memory", "Waiter", "check_interval"]
 
-_CACHE_BYTES = 64 * 1024 * 1024
-_OWN_BUNDLES = 200_000  # bundles of this process whose outcomes are pushed; older ones are looked up
+_OWN_BUNDLES = 100_000  # at least so many bundles of this process whose outcomes are pushed; older ones are looked up
 _CHECK_SHARE = 0.25  # of a job's age: how often the stream is asked about a job whose outcome should be pushed
 _CHECK_MIN, _CHECK_MAX = 1.0, 60.0  # seconds
 _SOUGHT_FOR = 60.0  # seconds that what was read for a look-up is kept for the next try
@@ -47,6 +46,9 @@ class Waiter:
 class Memory:
     """Outcomes, cancel marks, quarantine and workers, as far as they were read; safe from any thread.
 
+    Args:
+        most_bytes: Of outcomes that were pushed to this process, and as many of those that its reader found.
+
     Attributes:
         lock: Guards everything here.
         folded: Records as the results stream has them, complete from where its reader began.
@@ -54,18 +56,18 @@ class Memory:
         workers: Announcements, each with its end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int) -> None:
         self.lock = threading.RLock()
-        self.folded = Known(_CACHE_BYTES, self._is_wanted)
+        self.folded = Known(most_bytes, self._is_wanted)
         self._marks: list[Key] = []  # cancelled jobs, in order, without those that were asked for
         self._dropped = 0  # how many those were
         self._epoch = os.urandom(8)  # tells the cursors of this reading from those of another
         self.items: dict[str, QuarantineItem] = {}
         self.workers: dict[str, tuple[WorkerInfo, float]] = {}
-        self._pushed = Known(_CACHE_BYTES, self._is_wanted)
-        self._stored = Known(_CACHE_BYTES // 8, self._is_wanted)
+        self._pushed = Known(most_bytes, self._is_wanted)
+        self._stored = Known(most_bytes // 8, self._is_wanted)
         self._doubtful: set[Key] = set()
-        self._own: OrderedDict[bytes, None] = OrderedDict()
+        self._own = Recent[bytes](_OWN_BUNDLES)
         self._checked = 0.0
         self._waiters: set[Waiter] = set()
         self._sought: dict[Key, float] = {}  # when they were asked for last
@@ -73,10 +75,7 @@ class Memory:
     def add_own(self, bundles: Iterable[bytes]) -> None:
         """Take note of bundles whose outcomes are pushed to this process."""
         with self.lock:
-            for bundle in bundles:
-                self._own[bundle] = None
-            while len(self._own) > _OWN_BUNDLES:
-                self._own.popitem(last=False)
+            self._own.add(bundles)
 
     def is_own(self, keys: Iterable[Key]) -> bool:
         """Return whether all these jobs' outcomes are pushed to this process."""

@@ -192,7 +192,7 @@ class _Client:
 
     def __init__(self, results: RabbitResults) -> None:
         self.pid = os.getpid()
-        self.memory = memory = Memory()
+        self.memory = memory = Memory(results.address.cache)
         names = list(results.streams)
         self.outcomes = StreamReader(names[0], self.open, memory.apply_outcomes, memory.unfold)
         self.control = StreamReader(names[1], self.open, memory.apply_control, memory.clear_marks)
@@ -204,17 +204,21 @@ class _Client:
         self._io: Io | None = None
         self._failed_at = float("-inf")
         self._reply = ""
+        self._is_closed = False
 
     def open(self) -> Io:
         """Return the connection, opened again if it was lost.
 
         Raises:
-            BrokerUnavailable: The server does not answer.
+            BrokerUnavailable: The server does not answer, or this client was closed.
         """
         with self._opening:
             if self._io is not None and not self._io.is_dead:
                 return self._io
             place = f"RabbitMQ at {self._address.host}:{self._address.port}"
+            if self._is_closed:
+                msg = f"{place}: the connection was closed"
+                raise BrokerUnavailable(msg)
             if time.monotonic() - self._failed_at < _REOPEN_AFTER:
                 msg = f"{place} did not answer a moment ago"
                 raise BrokerUnavailable(msg)
@@ -225,6 +229,7 @@ class _Client:
                 io.ready.result(SUBMIT_DEADLINE)
             except (TimeoutError, BrokerUnavailable) as error:
                 self._failed_at = time.monotonic()
+                io.close(timeout=0.0)  # it may be on its way, and nobody will want it
                 msg = f"{place} does not answer: {error}"
                 raise BrokerUnavailable(msg) from error
             if self._reply:
@@ -258,6 +263,7 @@ class _Client:
     def close(self) -> None:
         """End the connection."""
         with self._opening:
+            self._is_closed = True
             io, self._io = self._io, None
         if io is not None:
             io.close(delete=self._reply)

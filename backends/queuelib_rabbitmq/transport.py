@@ -20,9 +20,10 @@ _HEARTBEAT = 20  # seconds; below 5 a busy machine looks dead, and the default m
 _RECOVERY = 1.0  # seconds until the server has noticed a closed connection and delivered again; measured: 2 ms
 _CONSUMER_TIMEOUT = 1800  # seconds for which a server lets a message be in hand, unless its settings say otherwise
 _SHORTEST_TIMEOUT = 2  # seconds; half of it is two of the looks that a worker takes
+_CACHE = 64  # MiB
 _QUEUE_TIMEOUT = 30 * 24 * 3600 * 1000  # milliseconds, the same for each queue; before RabbitMQ 3.12 nobody reads it
 _DELIVERY_LIMIT = 1_000_000  # polite returns count too; -1 would drop at the first return on 3.x
-_OPTIONS = ("queue_type", "heartbeat", "consumer_timeout", "ca", "cert", "key", "verify")
+_OPTIONS = ("queue_type", "heartbeat", "consumer_timeout", "cache", "ca", "cert", "key", "verify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Address:
         heartbeat: Seconds.
         is_replicated: Whether queues are quorum queues.
         consumer_timeout: Seconds for which the server lets a message be in hand.
+        cache: Bytes of outcomes that a process remembers of its own jobs, and as many of others'.
     """
 
     host: str
@@ -50,6 +52,7 @@ class Address:
     heartbeat: int
     is_replicated: bool
     consumer_timeout: int
+    cache: int
 
     @property
     def server(self) -> tuple[str, int, str]:
@@ -90,6 +93,10 @@ def parse(url: str) -> Address:
     if not consumer_timeout.isdigit() or int(consumer_timeout) < _SHORTEST_TIMEOUT:
         msg = f"{mask(url)!r}: consumer_timeout is the server's own in seconds, from {_SHORTEST_TIMEOUT}"
         raise ConfigurationError(msg)
+    cache = options.get("cache", str(_CACHE))
+    if not cache.isdigit() or int(cache) < 1:
+        msg = f"{mask(url)!r}: cache is a number of MiB from 1"
+        raise ConfigurationError(msg)
     if "://" in unquote(parts.path):
         msg = (
             f"{mask(url)!r} names several servers: amqp:// takes one. Put an address before them that finds a live one"
@@ -108,6 +115,7 @@ def parse(url: str) -> Address:
         heartbeat=int(heartbeat),
         is_replicated=queue_type == "quorum",
         consumer_timeout=int(consumer_timeout),
+        cache=int(cache) * 1024 * 1024,
     )
 
 

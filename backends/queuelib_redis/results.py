@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from queuelib.ports import Cancelled, QuarantineItem, ResultCapabilities, WorkerInfo
+from queuelib.recent import Recent
 from queuelib_redis.address import Address, parse
 from queuelib_redis.client import Client
 from queuelib_redis.inbox import Inbox, address_pattern, pack, unpack
@@ -48,7 +48,7 @@ _ONLY = {0}
 _MOST_LOOKED_AT = 32  # jobs, behind the wait for an announcement
 _BUNDLES_A_CALL = 500
 _MARKS_A_CALL = 5000
-_OWN_BUNDLES = 100_000  # that this client remembers to have given out; others it looks up more often
+_OWN_BUNDLES = 50_000  # at least that this client remembers to have given out; others it looks up more often
 
 
 class RedisResults:
@@ -303,7 +303,7 @@ class _Client:
     def __init__(self, address: Address, namespace: str, listen: Listen) -> None:
         self.connection = Client(address)
         self.inbox = Inbox(namespace, listen)
-        self._own: OrderedDict[bytes, None] = OrderedDict()
+        self._own = Recent[bytes](_OWN_BUNDLES)
 
     def run(self, commands: Sequence[tuple[Any, ...]], scripts: Sequence[Script] = ()) -> list[Any]:
         """Send any number of commands, a limited number at a time."""
@@ -314,9 +314,7 @@ class _Client:
 
     def add_own(self, bundles: Iterable[bytes]) -> None:
         """Remember what was given out here: its endings are announced here."""
-        self._own.update(dict.fromkeys(bundles))
-        while len(self._own) > _OWN_BUNDLES:
-            self._own.popitem(last=False)
+        self._own.add(bundles)
 
     def is_own(self, keys: Sequence[Key]) -> bool:
         """Return whether all these jobs were given out here."""

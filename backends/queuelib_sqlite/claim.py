@@ -35,6 +35,11 @@ class Claim:
         Path(self._path).unlink(missing_ok=True)
         os.close(self._fd)
 
+    def forget(self) -> None:
+        """In a forked child: close the descriptor. The lock is the parent's, and stays."""
+        _mine.pop(self._path, None)
+        os.close(self._fd)
+
 
 def is_orphaned(folder: Path, file: str) -> bool:
     """Return whether the owner of a claim has died, and remove its file if so."""

@@ -10,6 +10,7 @@ import os
 import select
 import threading
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["Bell", "Ringer"]
@@ -65,6 +66,10 @@ class Bell:
         os.close(self.fd)
         Path(self.path).unlink(missing_ok=True)
 
+    def forget(self) -> None:
+        """In a forked child: close the descriptor. The FIFO is the parent's, whose rings are not to be read here."""
+        os.close(self.fd)
+
 
 class Ringer:
     """The writing end: keeps the FIFOs that it wrote to open."""
@@ -73,7 +78,10 @@ class Ringer:
         self._fds: dict[str, int] = {}
 
     def ring(self, path: str) -> bool:
-        """Wake the reader of a FIFO; return False if there is none any more, and remove the file."""
+        """Wake the reader of a FIFO; return False if there is none any more, and remove the file.
+
+        Whatever else keeps it from ringing (a limit of descriptors) is no error: what to ring for is written already.
+        """
         try:
             fd = self._fds.get(path)
             if fd is None:
@@ -84,9 +92,9 @@ class Ringer:
         except OSError as error:
             self._forget(path)
             if error.errno in (errno.ENXIO, errno.EPIPE, errno.ENOENT):
-                Path(path).unlink(missing_ok=True)
+                with suppress(OSError):
+                    Path(path).unlink()
                 return False
-            raise
         return True
 
     def keep_only(self, paths: set[str]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from queuelib.body import singles
 from queuelib.ids import Key
-from queuelib.outcome import QUEUED, SCHEDULED, SUCCEEDED, Record, supersedes
+from queuelib.outcome import QUEUED, SCHEDULED, SUCCEEDED, TERMINAL, Record, supersedes
 
 if TYPE_CHECKING:
     import sqlite3
@@ -46,6 +46,14 @@ _SPANS = (
     "WHERE b.bundle = given.bundle AND b.first <= start ORDER BY b.first DESC LIMIT 1), 0)"
 )
 _SPARSE = 4  # positions a job asked for; in a wider range each job is looked up by itself
+_ENDINGS = ", ".join(f"'{state}'" for state in sorted(TERMINAL))
+_OLD = "WHERE o.bundle < ? AND o.at < ? AND NOT EXISTS (SELECT 1 FROM message m WHERE m.bundle = o.bundle)"
+_OLD_SINGLES = (  # of a bundle that was published here and has no message any more, nothing can end
+    f"SELECT o.bundle, o.position FROM outcome o {_OLD} AND (o.state IN ({_ENDINGS}) OR o.at < ? "  # noqa: S608
+    "OR EXISTS (SELECT 1 FROM bundle b WHERE b.id = o.bundle AND b.published = 1)) LIMIT ?"
+)
+_OLD_SPANS = f"SELECT o.bundle, o.first FROM span o {_OLD} LIMIT ?"  # noqa: S608
+_KEEP_UNENDED = 30 * 86400.0  # seconds; for what travels over another broker, as long as on Redis
 _AT_ONCE = 5000  # rows that one sweep deletes of each table
 
 
@@ -80,14 +88,17 @@ def forget(connection: sqlite3.Connection, keys: Sequence[Key]) -> None:
             _write_singles(connection, [one for one in singles(record) if one.key not in gone])
 
 
-def expire(connection: sqlite3.Connection, before: float) -> bool:
-    """Delete some of the outcomes from before a wall time, and their bundles; return whether there may be more."""
+def expire(connection: sqlite3.Connection, now: float, keep: float) -> bool:
+    """Delete some of what was kept for `keep` seconds, with its bundles; return whether there may be more.
+
+    As long as a message of a bundle is here, all that is known of it stays: should its worker die, that says which of its
+    jobs have ended, and which have started.
+    """
+    before = now - keep
     oldest_id = int(max(0.0, before) * 1000).to_bytes(6, "big")  # ids begin with their time of birth
-    old = "SELECT bundle, position FROM outcome WHERE bundle < ? AND at < ? LIMIT ?"
-    rows = connection.execute(old, (oldest_id, before, _AT_ONCE)).fetchall()
+    rows = connection.execute(_OLD_SINGLES, (oldest_id, before, now - max(keep, _KEEP_UNENDED), _AT_ONCE)).fetchall()
     connection.executemany("DELETE FROM outcome WHERE bundle = ? AND position = ?", rows)
-    old = "SELECT bundle, first FROM span WHERE bundle < ? AND at < ? LIMIT ?"
-    spans = connection.execute(old, (oldest_id, before, _AT_ONCE)).fetchall()
+    spans = connection.execute(_OLD_SPANS, (oldest_id, before, _AT_ONCE)).fetchall()
     connection.executemany("DELETE FROM span WHERE bundle = ? AND first = ?", spans)
     connection.executemany(
         "DELETE FROM bundle WHERE id = ? AND NOT EXISTS (SELECT 1 FROM outcome WHERE bundle = bundle.id) "

@@ -11,7 +11,7 @@ from queuelib import faults
 from queuelib.ids import Key
 from queuelib.outcome import CANCELLED, SUCCEEDED, Record
 from queuelib.ports import Cancelled, QuarantineItem, ResultCapabilities, Settled, WorkerInfo
-from queuelib_sqlite import messages, outcomes
+from queuelib_sqlite import forks, messages, outcomes
 from queuelib_sqlite.fifo import Bell
 from queuelib_sqlite.store import Store
 
@@ -45,6 +45,7 @@ class SqliteResults:
         self._store = Store(path, synchronous="NORMAL")  # a power cut can only repeat a job
         self._bell: Bell | None = None
         self._sweep_at = 0.0
+        forks.watch(self)
 
     def accept(self, frames: Sequence[Outgoing]) -> None:
         """Remember bundles, whichever transport they travel over."""
@@ -153,20 +154,25 @@ class SqliteResults:
             bell.close()
         self._store.close()
 
+    def forget_parent(self) -> None:
+        """After a fork, in the child: wait on a FIFO of one's own."""
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            bell.forget()
+
     def sweep(self, connection: sqlite3.Connection) -> None:
         """Now and then, delete what was kept long enough; inside the caller's transaction."""
         now = time.time()
         if now < self._sweep_at:
             return
-        before = now - self.keep
-        has_more = outcomes.expire(connection, before)
+        has_more = outcomes.expire(connection, now, self.keep)
         self._sweep_at = now + (_SWEEP_AGAIN if has_more else _SWEEP_EVERY)
-        connection.execute(_OLD_MARKS, (before,))
+        connection.execute(_OLD_MARKS, (now - self.keep,))
         connection.execute("DELETE FROM worker WHERE until < ?", (now,))
 
     def _own_bell(self) -> Bell:
         with self._store.lock:
-            if self._bell is None or not self._store.is_mine:
+            if self._bell is None:
                 _ = self._store.connection
                 self._bell = Bell(self._store.folder)
                 self._store.register(self._bell.path, (_OUTCOME,))

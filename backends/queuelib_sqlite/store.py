@@ -1,11 +1,10 @@
-"""One connection to a queuelib file: opening it with care, and write transactions that wait their turn fairly."""
+"""One connection to a queuelib file: opening it, and write transactions that wait their turn fairly."""
 
 from __future__ import annotations
 
 import os
 import random
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Generator
@@ -13,10 +12,12 @@ from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 
-from queuelib.errors import BrokerFull, BrokerUnavailable, ConfigurationError
+from queuelib.errors import BrokerFull, BrokerUnavailable, ConfigurationError, QueuelibError
+from queuelib_sqlite import forks
 from queuelib_sqlite.fifo import Ringer
+from queuelib_sqlite.place import folder_of, prepare_file
 
-__all__ = ["Store", "refuse_network_file_system"]
+__all__ = ["Store"]
 
 LAYOUT = 2  # user_version of the files that this code writes
 _NEW_TABLES = frozenset({"span", "exchange", "queue", "binding"})  # all that layout 1 lacks
@@ -25,11 +26,6 @@ _RESERVE_BYTES = 16 * 1024**2  # of the disk; the log in which SQLite writes fir
 _LOCKED_DEADLINE = 0.5  # a worker that is told to end has several things to write
 _FIRST_PAUSE = 0.0002  # about one transaction of somebody else
 _LONGEST_PAUSE = 0.005
-_NETWORK_TYPES = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p", "pvfs2",
-     "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "orangefs", "panfs", "acfs", "ocfs2", "gfs2"}
-)  # fmt: skip
-
 
 _inodes: dict[Path, int] = {}  # of the files that this process has opened: under their paths there must be no other
 
@@ -38,7 +34,7 @@ _locked: set[Path] = set()  # files for which somebody here has just waited in v
 
 
 class Store:
-    """A connection to the file, used by one thread at a time; forked children open their own.
+    """A connection to the file, used by one thread at a time; closed at each fork, so that both sides open their own.
 
     Args:
         path: The file; made, with mode 0600, if it does not exist.
@@ -50,32 +46,29 @@ class Store:
 
     def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
         self.path = path = path.absolute()  # a program may change its folder
-        self.folder = path.with_name(path.name + ".d")
+        self.folder = folder_of(path)
         self.lock = threading.RLock()
         self.ringer = Ringer()
         self._synchronous = synchronous
-        self._pid = os.getpid()
         self._connection: sqlite3.Connection | None = None
         self.rung: set[str] = set()  # topics to ring once the transaction is committed
+        forks.watch_store(self)
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """The open connection of this process."""
-        if self._connection is None or self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._connection = self._open()
-        return self._connection
-
-    @property
-    def is_mine(self) -> bool:
-        """Whether the connection was opened by this process and not inherited through a fork."""
-        return self._pid == os.getpid()
+        """The open connection of this process; whoever uses it holds `lock`."""
+        connection = self._connection
+        if connection is None:
+            with self.lock:
+                connection = self._connection = self._connection or self._open()
+        return connection
 
     def relax(self) -> None:
         """Let commits return before the disk has them: right where a power cut can only repeat work."""
         if self._synchronous != "NORMAL":
             self._synchronous = "NORMAL"
-            self.connection.execute("PRAGMA synchronous = NORMAL")
+            with self.lock, self.translated():
+                self.connection.execute("PRAGMA synchronous = NORMAL")
 
     @contextmanager
     def write(self, deadline: float | None = None) -> Generator[sqlite3.Connection]:
@@ -153,8 +146,30 @@ class Store:
         """Close the connection; the next use opens another."""
         with self.lock:
             self.ringer.close()
-            if self._connection is not None and self._pid == os.getpid():
+            if self._connection is not None:
                 self._connection.close()
+            self._connection = None
+
+    def pause(self, timeout: float) -> bool:
+        """Before a fork: close the connection, and keep other threads from opening one until `resume`."""
+        if _is_held_here(self.lock) or not self.lock.acquire(timeout=timeout):
+            return False  # a signal handler that forks may have interrupted a use of it
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        return True
+
+    def resume(self) -> None:
+        """After a fork, in the parent."""
+        self.lock.release()
+
+    def forget_parent(self) -> None:
+        """After a fork, in the child: nothing is ever done with a connection that could not be closed before."""
+        self.lock = threading.RLock()  # perhaps held by a thread that does not exist here
+        self.rung = set()
+        self.ringer.close()
+        if self._connection is not None:
+            forks.keep_for_good(self._connection)
             self._connection = None
 
     def _begin(self, connection: sqlite3.Connection, deadline: float) -> None:
@@ -202,12 +217,14 @@ class Store:
             try:
                 with self.write() as connection:
                     connection.executemany("DELETE FROM waiter WHERE path = ?", [(path,) for path in gone])
-            except BrokerUnavailable:
+            except QueuelibError:
                 pass  # what we ring for is written: its writer must not take it for a failure
 
     def _open(self) -> sqlite3.Connection:
+        forks.check()
         self._check_place()
-        _prepare_file(self.path, self.folder)
+        self.folder = folder_of(self.path)
+        prepare_file(self.path, self.folder)
         with self.translated():
             connection = sqlite3.connect(
                 self.path, timeout=_BUSY_DEADLINE, isolation_level=None, check_same_thread=False
@@ -240,94 +257,17 @@ class Store:
             raise ConfigurationError(msg)
 
 
+def _is_held_here(lock: threading.RLock) -> bool:
+    """Return whether this very thread holds a lock."""
+    try:
+        threading.Condition(lock).notify()  # says so
+    except RuntimeError:
+        return False
+    return True
+
+
 def _patience(path: Path) -> float:
     return _LOCKED_DEADLINE if path in _locked else _BUSY_DEADLINE
-
-
-def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> None:
-    """Refuse a file whose locks other machines would not see.
-
-    Raises:
-        ConfigurationError: The file would lie on a network file system, according to the table `mounts`.
-    """
-    try:
-        table = mounts.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return  # no such table on this system
-    target = path.absolute().parent
-    best = ("", "")
-    for line in table.splitlines():
-        fields = line.split()
-        if len(fields) < 3:  # noqa: PLR2004 - device, mount point, type
-            continue
-        point = fields[1].replace("\\040", " ")
-        if target.is_relative_to(point) and len(point) >= len(best[0]):
-            best = (point, fields[2])
-    if best[1] in _NETWORK_TYPES:
-        msg = (
-            f"{path} lies on a network file system ({best[1]} at {best[0]}), where file locks do not protect a database. "
-            "Use a file on a local disk for one machine, or redis:// or amqp:// for several"
-        )
-        raise ConfigurationError(msg)
-
-
-def _prepare_file(path: Path, folder: Path) -> None:
-    refuse_network_file_system(path)
-    if not path.parent.is_dir():
-        msg = f"the folder {path.parent} of {path.name} does not exist: make it, or name another file"
-        raise ConfigurationError(msg)
-    _refuse_foreign_hands(path.parent, "folder")
-    for place in (path, folder):
-        _refuse_foreign_link(place)
-    try:
-        _make_folder(folder)
-        # Only ever created here: closing a descriptor of an existing database would drop SQLite's own locks on it.
-        if not path.exists():
-            made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            os.fchmod(made, 0o600)  # whatever the umask
-            os.close(made)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        msg = f"{path} cannot be made ({error.strerror}): its folder must be writable by this user and have room"
-        raise ConfigurationError(msg) from error
-    _refuse_foreign_hands(path, "file")
-    _refuse_foreign_hands(folder, "folder")
-    if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
-        msg = f"{path} is not writable by this user: queuelib writes to the file and beside it"
-        raise ConfigurationError(msg)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
-        return
-    folder.chmod(0o700)  # whatever the umask
-
-
-def _refuse_foreign_link(place: Path) -> None:
-    """Refuse a symbolic link that somebody else has laid; one's own, or root's, leads where its owner wants."""
-    try:
-        found = place.lstat()
-    except OSError:
-        return  # nothing is there yet
-    if stat.S_ISLNK(found.st_mode) and found.st_uid not in {0, os.geteuid()}:
-        msg = f"{place} is a symbolic link that belongs to user {found.st_uid}: name the file itself, or a folder of your own"
-        raise ConfigurationError(msg)
-
-
-def _refuse_foreign_hands(place: Path, what: str) -> None:
-    """Refuse what everybody may write to: a folder is safe with the sticky bit, as /tmp has it."""
-    try:
-        mode = place.stat().st_mode
-    except FileNotFoundError as error:
-        msg = f"{place} is a link that leads nowhere: name the file itself"
-        raise ConfigurationError(msg) from error
-    if mode & stat.S_IWOTH and not (what == "folder" and mode & stat.S_ISVTX):
-        remedy = f"chmod o-w {place}" + (f", or chmod +t {place} where it is to be shared" if what == "folder" else "")
-        msg = f"the {what} {place} is writable by everybody, who could replace your jobs by theirs: {remedy}"
-        raise ConfigurationError(msg)
 
 
 def _layout(connection: sqlite3.Connection) -> int:

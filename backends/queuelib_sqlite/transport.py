@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from queuelib.channel import BatchChannel, BatchTransport
-from queuelib_sqlite import messages
+from queuelib_sqlite import forks, messages
 from queuelib_sqlite.claim import Claim, is_orphaned
 from queuelib_sqlite.fifo import Bell
 from queuelib_sqlite.store import Store
@@ -35,6 +35,7 @@ class Channel(BatchChannel):
         self._owner = 0
         self._bell: Bell | None = None
         self._topics: set[str] = set()
+        forks.watch(self)
 
     @property
     def owner(self) -> int:
@@ -202,6 +203,20 @@ class Channel(BatchChannel):
             self._claim = None
         self._owner = 0
         self._in_hand.clear()
+
+    def forget_parent(self) -> None:
+        """After a fork, in the child: become another taker at the next take, and close without a change to the parent's.
+
+        What the parent holds may still be acknowledged here: a program may hand each message to a child.
+        """
+        self.leave_to_parent()
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            claim.forget()
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            bell.forget()
+        self._topics.clear()
 
     def _become_taker(self) -> None:
         self.store.relax()

@@ -90,45 +90,40 @@ class Publisher:
         """Return when the broker has accepted every frame.
 
         Raises:
-            BrokerUnavailable: It did not answer within `deadline` seconds; nothing was accepted.
-            SubmitUnknown: The confirmation was lost.
+            BrokerUnavailable: It did not answer within `deadline` seconds; nothing but `error.accepted` was accepted.
+            SubmitUnknown: The confirmation of `error.frames` was lost, or the thread was interrupted that sent them.
         """
         if self._pid != os.getpid():
             self._start()
-        end = time.monotonic() + deadline
-        order = _Order(frames, end)
-        with self._queue_lock:
-            self._queue.append(order)
-        is_ours = self._lock.acquire(timeout=deadline)
-        if not is_ours:
+        order = _Order(frames, time.monotonic() + deadline)
+        is_ours = False
+        try:
             with self._queue_lock:
-                if order in self._queue:
-                    self._queue.remove(order)
+                self._queue.append(order)
+            is_ours = self._lock.acquire(timeout=deadline)
+            if not is_ours:
+                if self._withdraw(order):
                     msg = f"{mask(self._settings.url)}: other threads kept the connection busy for {deadline:g} s"
-                    raise BrokerUnavailable(msg)
-            while not (order.is_done or is_ours):  # somebody is sending our frames, within our deadline
-                is_ours = self._lock.acquire(timeout=_LOOK)
-        if is_ours:
-            try:
+                    raise BrokerUnavailable(msg)  # noqa: TRY301 - withdrawing twice does no harm
+                while not (order.is_done or is_ours):  # somebody is sending our frames, within our deadline
+                    is_ours = self._lock.acquire(timeout=_LOOK)
+            if is_ours:
                 self._send_queued()
-            finally:
+        except BaseException:  # interrupted: nobody waits for it any more
+            self._withdraw(order)
+            raise
+        finally:
+            if is_ours:
                 self._lock.release()
+        if not order.is_done:
+            self._doubt(order, order.frames)
         if order.error is not None:
             raise order.error
 
-    def lane(self) -> Lane:
-        """Return the lane, opened if need be; for the thread that holds no other use of it."""
-        if self._lane is None:
-            self._lane = open_lane(self._settings, self._namespace, 5.0)
-        return self._lane
-
-    def waiting(self, colors: Sequence[str]) -> dict[str, int]:
-        """Count the frames that wait in each color's queue."""
-        with self._lock:
-            return self.lane().waiting(colors)
-
     def close(self) -> None:
         """Close the connection; the next publish opens another."""
+        if self._pid != os.getpid():
+            self._start()
         with self._lock:
             self._discard()
 
@@ -138,22 +133,53 @@ class Publisher:
         self._queue_lock = threading.Lock()
         self._queue: list[_Order] = []
         self._lane = None  # one inherited through a fork is the parent's: forgotten, not closed
+        self._under_way: Sequence[Outgoing] = ()  # what may have been sent, by whoever is interrupted now
         self._used = 0.0
+
+    def _withdraw(self, order: _Order) -> bool:
+        """Take an order back; return whether nobody had begun with it."""
+        with self._queue_lock:
+            waits = order in self._queue
+            if waits:
+                self._queue.remove(order)
+        return waits
 
     def _send_queued(self) -> None:
         with self._queue_lock:
             orders, self._queue = self._queue, []
-        orders.sort(key=_by_end)
-        if len(orders) > 1:
-            self._send_together(orders)
+        try:
+            orders.sort(key=_by_end)
+            if len(orders) > 1:
+                self._send_together(orders)
+            for order in orders:
+                if not order.is_done:
+                    self._send_alone(order)
+        except BaseException:  # this thread is interrupted, not those that wait for it
+            self._leave([order for order in orders if not order.is_done])
+            raise
+
+    def _leave(self, orders: Sequence[_Order]) -> None:
+        """Leave orders to the next thread, but for those that may have been sent: these are in doubt."""
+        waiting: list[_Order] = []
         for order in orders:
-            if not order.is_done:
-                self._send_alone(order)
+            doubtful = [frame for frame in order.frames if frame in self._under_way]
+            if doubtful:
+                self._doubt(order, doubtful)
+            else:
+                waiting.append(order)
+        with self._queue_lock:
+            self._queue[:0] = waiting
+        self._discard()  # the connection may be in the midst of a frame
+
+    def _doubt(self, order: _Order, frames: Sequence[Outgoing]) -> None:
+        msg = f"{mask(self._settings.url)}: who sent {len(frames)} frames was interrupted; they may have been accepted"
+        order.error = SubmitUnknown(msg, frames=frames, accepted=order.accepted)
+        order.is_done = True
 
     def _send_together(self, orders: Sequence[_Order]) -> None:
-        """Send the frames of several orders at once; leave those to be sent alone of which nothing was accepted."""
+        """Send the frames of several orders at once; leave those to be sent alone of which not all was accepted."""
         try:
-            self._send([frame for order in orders for frame in order.frames], orders[0].end)
+            self._send([frame for order in orders for frame in order.left()], orders[0].end)
         except SubmitUnknown as error:  # sent again, they could be there twice
             for order in orders:
                 doubtful = [frame for frame in error.frames if frame in order.frames]
@@ -164,13 +190,13 @@ class Publisher:
             _log.debug("a shared publish failed; each order is sent alone", exc_info=True)
             if isinstance(error, BrokerUnavailable):
                 for order in orders:
-                    order.accepted = [one.bundle.hex() for one in order.frames if one.bundle.hex() in error.accepted]
+                    order.note(error.accepted)
         else:
             for order in orders:
                 order.is_done = True
 
     def _send_alone(self, order: _Order) -> None:
-        left = [frame for frame in order.frames if frame.bundle.hex() not in order.accepted]
+        left = order.left()
         try:
             if left:
                 self._send(left, order.end)
@@ -182,6 +208,7 @@ class Publisher:
         order.is_done = True
 
     def _send(self, frames: Sequence[Outgoing], end: float) -> None:
+        self._under_way = ()
         is_fresh = self._lane is None
         if not is_fresh and time.monotonic() - self._used > _IDLE:
             self._check_idle_lane()
@@ -189,13 +216,14 @@ class Publisher:
         try:
             if self._lane is None:
                 self._lane = open_lane(self._settings, self._namespace, max(0.1, end - time.monotonic()))
+            self._under_way = frames
             self._lane.publish(frames, max(0.1, end - time.monotonic()))
             if faults.ACTIVE:
                 faults.point("after_publish")
             self._used = time.monotonic()
         except BrokerUnavailable as error:
             self._discard()
-            if is_fresh or error.accepted or time.monotonic() >= end:
+            if is_fresh or error.accepted or isinstance(error, ConfigurationError) or time.monotonic() >= end:
                 raise
             self._send(frames, end)  # the connection had died since its last use; once more on a new one
         except QueuelibError:
@@ -235,6 +263,17 @@ class _Order:
         self.accepted: Sequence[str] = ()  # bundles that a shared publish got in before it failed
         self.error: QueuelibError | None = None
         self.is_done = False
+
+    def left(self) -> Sequence[Outgoing]:
+        """Return the frames that were not accepted yet."""
+        if not self.accepted:
+            return self.frames
+        return [frame for frame in self.frames if frame.bundle.hex() not in self.accepted]
+
+    def note(self, accepted: Sequence[str]) -> None:
+        """Note which bundles a shared publish got in, of whomever they are."""
+        ours = (frame.bundle.hex() for frame in self.frames)
+        self.accepted = [*self.accepted, *(bundle for bundle in ours if bundle in accepted)]
 
 
 def _by_end(order: _Order) -> float:

@@ -8,7 +8,8 @@ difference on the same channel, and much less room cancels some. What a worker h
 that it asked for before.
 
 **Giving back** without delay requeues: the message keeps its place in the queue, and comes out marked as redelivered.
-With a delay a copy goes to the waiting queues, confirmed, before the original is acknowledged.
+With a delay a copy goes to the waiting queues, confirmed, before the original is acknowledged; where the original was
+redelivered, a header marks the copy too, or nobody would look up whether its jobs have ended.
 
 kombu's `Consumer` is not used: it decompresses a body on the word of a header before anybody can look at it.
 """
@@ -20,13 +21,13 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from queuelib.broker.confirms import ConfirmedChannel, Parcel
-from queuelib.broker.incoming import DUE, FIRST_AT
+from queuelib.broker.incoming import DUE, FIRST_AT, HELD
 from queuelib.broker.link import Link
 from queuelib.broker.parking import Parking
 from queuelib.broker.post import Post
 from queuelib.broker.ring import Ring, Tag
 from queuelib.clock import SYSTEM, Clock
-from queuelib.errors import BrokerUnavailable, SubmitUnknown
+from queuelib.errors import BrokerUnavailable, ConfigurationError, QueueRefused, SubmitUnknown
 from queuelib.settings import SUBMIT_DEADLINE
 
 if TYPE_CHECKING:
@@ -79,16 +80,25 @@ class ConsumerLane:
 
         Raises:
             BrokerUnavailable: Nothing but `error.accepted` (bundle ids in hex) was accepted.
+            QueueRefused: The same, and a queue cannot be declared.
             SubmitUnknown: Some were sent and not answered for in time: `error.frames`, with those not sent yet.
         """
         with self._link.guarded(deadline):
-            parcels = [self.parcel(frame) for frame in frames]
+            parcels = [self._parcel(frame) for frame in frames]
             channel = self._publishing()
         self._post.send([(channel, parcels)], deadline)
 
     def parcel(self, frame: Outgoing) -> Parcel:
-        """Return a frame with its address: the color's queue, or the waiting queues before it."""
-        return self._addressed(frame.color, frame.frame, self._clock.wall(), frame.due, frame)
+        """Return a frame with its address: the color's queue, or the waiting queues before it, which are declared.
+
+        Raises:
+            BrokerUnavailable: The connection is gone, or the server refuses them.
+        """
+        with self._link.guarded():
+            return self._parcel(frame)
+
+    def _parcel(self, frame: Outgoing) -> Parcel:
+        return self._addressed(frame.color, frame.frame, {FIRST_AT: self._clock.wall()}, frame.due, frame)
 
     @staticmethod
     def parcel_to(queue: str, body: bytes, headers: Mapping[str, Any], arguments: Mapping[str, Any]) -> Parcel:
@@ -240,12 +250,16 @@ class ConsumerLane:
 
     def _widen(self, color: str, count: int) -> bool:
         if color not in self._rings:
-            self._link.declare_once(self._prefix + color)
+            try:
+                self._link.declare_once(self._prefix + color)
+            except QueueRefused as error:  # nobody waits for that to pass: the worker says it and ends
+                raise ConfigurationError(str(error)) from error
         return self._ring(color).widen(count, self._clock.monotonic())
 
-    def _addressed(self, color: str, body: bytes, at: float, due: float | None, owner: Any = None) -> Parcel:
+    def _addressed(
+        self, color: str, body: bytes, headers: dict[str, float], due: float | None, owner: Any = None
+    ) -> Parcel:
         queue = self._prefix + color
-        headers = {FIRST_AT: at}
         if due is None or not self.capabilities.delays or due <= (now := self._clock.wall()):
             if not self.settings.confirms:
                 self._link.declare_once(queue)
@@ -254,16 +268,14 @@ class ConsumerLane:
         ladder = self.settings.delays
         if ladder is None:
             return Parcel(queue, body, headers, owner=owner)  # the transport itself keeps it back
-        if self._link.once(f"delays of {queue}"):
-            self._link.declare_once(queue)
-            ladder.declare(self._link.connection, queue)
+        self._link.declare_delays_once(queue)
         exchange, key = ladder.address(queue, min(due - now, ladder.longest))
         return Parcel(queue, body, headers, exchange, key, owner=owner)
 
     def _send_to_wait(self, deliveries: Sequence[Delivery], due: float) -> None:
         with self._link.guarded():
             channel = self._publishing()
-            parcels = [self._addressed(one.color, one.frame, one.published, due) for one in deliveries]
+            parcels = [self._addressed(one.color, one.frame, _headers_of(one), due) for one in deliveries]
         try:
             self._post.send([(channel, parcels)], SUBMIT_DEADLINE)
         except SubmitUnknown as error:
@@ -281,3 +293,11 @@ class ConsumerLane:
         for _, _, delivery in ready:
             delivery.redelivered = True
         return [delivery for _, _, delivery in ready]
+
+
+def _headers_of(delivery: Delivery) -> dict[str, float]:
+    """Return what the copy of a delivery has to say of it; no move of `Parking` has the number 0."""
+    headers = {FIRST_AT: delivery.published}
+    if delivery.redelivered:
+        headers[HELD] = 0
+    return headers

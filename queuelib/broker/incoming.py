@@ -21,7 +21,7 @@ __all__ = ["CONTENT_TYPE", "DUE", "FIRST_AT", "HELD", "Arrival", "Incoming", "ar
 CONTENT_TYPE = "application/x-queuelib"
 FIRST_AT = "ql-at"  # header: wall time of the first publication
 DUE = "ql-due"  # header: wall time before which nobody may start it
-HELD = "ql-held"  # header: it was in hand for long, and this is the copy under which it stayed there
+HELD = "ql-held"  # header: a copy of what was in hand; its number if it is to stay there, 0 if it waits for others
 
 _CHUNK = 32 * 1024  # bytes asked of the kernel at once
 _PATIENT = 16 * 1024  # bytes of a delivery whose rest is waited for here; py-amqp gathers larger ones

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import time
-from contextlib import contextmanager
+import weakref
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
 
 from queuelib.broker.confirms import ConfirmedChannel
 from queuelib.broker.incoming import Incoming
-from queuelib.errors import BrokerUnavailable, ConfigurationError, QueuelibError
+from queuelib.errors import BrokerUnavailable, QueuelibError, QueueRefused
 from queuelib.settings import SUBMIT_DEADLINE, mask
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ __all__ = ["Link"]
 
 _MID_FRAME = 0.01  # seconds to wait for the rest of a frame that has begun
 _CLOSE_WAIT = 1.0  # seconds for a polite end
+_REFUSALS = {403, 405, 406}  # of AMQP: no right, somebody else's alone, made otherwise; 404: its node is down
 _POLL_VIRTUAL = 0.02  # seconds between two looks at a transport that cannot be waited for
 
 
@@ -51,6 +54,7 @@ class Link:
             AttributeError,  # what py-amqp raises when a connection ends inside a call
             KeyError,
         )
+        _links.add(self)
 
     @contextmanager
     def guarded(self, deadline: float = SUBMIT_DEADLINE) -> Generator[None, None, None]:
@@ -73,6 +77,9 @@ class Link:
                 self.settings.held.learn(str(error))
             msg = f"{self.place}: {type(error).__name__}: {mask(str(error))}"
             raise BrokerUnavailable(msg) from error
+        except BaseException:  # interrupted, perhaps in the midst of a frame: what came next would be read as its rest
+            self.is_dead = True
+            raise
 
     @property
     def product(self) -> str:
@@ -166,7 +173,7 @@ class Link:
         """Declare a durable queue, unless this link did before.
 
         Raises:
-            ConfigurationError: It exists with other arguments, or the user may not.
+            QueueRefused: It exists with other arguments, or the user may not.
         """
         if queue not in self._declared:
             self.declare(queue, arguments)
@@ -175,22 +182,37 @@ class Link:
         """Declare a durable queue, a color's one if no `arguments` are given."""
         wanted = self.settings.queue_arguments if arguments is None else arguments
         channel = self.connection.channel()
-        try:
+        with self._declaring(queue):
             channel.queue_declare(queue=queue, durable=True, auto_delete=False, arguments=dict(wanted))
+        channel.close()
+        self._declared.add(queue)
+
+    def declare_delays_once(self, queue: str) -> None:
+        """Declare a color's queue and the waiting queues before it, unless this link did before."""
+        if f"delays of {queue}" not in self._declared:
+            self.declare_once(queue)
+            self.declare_delays(queue)
+
+    def declare_delays(self, queue: str) -> None:
+        """Declare the waiting queues before a queue, where the transport has any."""
+        if self.settings.delays is not None:
+            with self._declaring(queue):
+                self.settings.delays.declare(self.connection, queue)
+        self._declared.add(f"delays of {queue}")
+
+    @contextmanager
+    def _declaring(self, queue: str) -> Generator[None, None, None]:
+        """Tell what the server refuses from what it cannot do now; the channel is gone either way."""
+        try:
+            yield
         except self._channel_errors as error:
+            if getattr(error, "reply_code", 0) not in _REFUSALS:
+                raise
             msg = (
                 f"{self.place} refused the queue {queue!r} ({mask(str(error))}). If it exists with another type, "
                 "delete it once it is empty, or say its type in the URL (?queue_type=classic)"
             )
-            raise ConfigurationError(msg) from error
-        channel.close()
-        self._declared.add(queue)
-
-    def once(self, mark: str) -> bool:
-        """Return True the first time that it is asked about `mark`."""
-        is_new = mark not in self._declared
-        self._declared.add(mark)
-        return is_new
+            raise QueueRefused(msg) from error
 
     def count(self, queue: str) -> int:
         """Return how many messages are ready in a queue; none if it does not exist."""
@@ -215,6 +237,17 @@ class Link:
         finally:
             self.connection.collect(_CLOSE_WAIT)
 
+    def let_go(self) -> None:
+        """Give up the connection without a word, as it is another process's, and close this process's way to it.
+
+        Else whatever is called here would speak on it, what closes it here would shut it down for both, and the server
+        would not see it end with the other process.
+        """
+        self.is_dead = True
+        if self.has_socket and self.connection.connected:
+            with suppress(OSError):  # it was closed already
+                os.close(self.sock.detach())
+
     def _drain_virtual(self, timeout: float) -> bool:
         found = False
         try:
@@ -223,3 +256,15 @@ class Link:
                 found = True
         except TimeoutError:
             return found
+
+
+_links: weakref.WeakSet[Link] = weakref.WeakSet()  # those of this process, which a fork hands to its child as well
+
+
+def _let_go_of_all() -> None:
+    for link in _links:
+        link.let_go()
+    _links.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_of_all)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from queuelib.broker.confirms import Parcel
 from queuelib.broker.incoming import FIRST_AT, HELD
 from queuelib.broker.ring import Ring, Tag
-from queuelib.errors import ConfigurationError
+from queuelib.errors import QueueRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -102,7 +102,7 @@ class Parking:
             name = f"{self._prefix}held.{color}.{self._name}"
             try:
                 self._link.declare_once(name, self._queues.arguments(queue))
-            except ConfigurationError as error:
+            except QueueRefused as error:
                 self._refused(str(error), self._clock.monotonic())
                 return False
             held = self._held[color] = _HeldRing(self._link.open_channel(), color, name, self._incarnation)
@@ -213,7 +213,9 @@ class _HeldRing(Ring):
         """Do nothing: this queue holds nothing but what is in hand here."""
 
     def _receive_message(self, message: Any) -> None:
-        mark: int = (message.headers or {}).get(HELD, 0)
+        mark = (message.headers or {}).get(HELD)
+        if type(mark) is not int:
+            mark = 0  # anybody may have written it: it is the mark of nothing
         number = message.delivery_tag
         self.unsettled[number] = None
         move = self._moves.get(mark)

@@ -31,14 +31,17 @@ class Post:
     def send(self, orders: Orders, deadline: float) -> None:
         """Write parcels on their channels, and wait until all are confirmed.
 
-        What the server returns or refuses is sent once more after its queue was declared.
+        What the server returns or refuses is sent once more after its queue was declared. Then each parcel has a yes,
+        a no, or no answer, and an error says which: nothing is sent again that has a yes, or may have one.
 
         Raises:
-            BrokerUnavailable: As in `publish`.
-            SubmitUnknown: As in `publish`; `error.frames` are the parcels' owners.
+            BrokerUnavailable: No for all but `error.accepted` (bundles of the parcels' owners, in hex).
+            QueueRefused: The same, where a queue cannot be declared.
+            SubmitUnknown: Nobody knows of `error.frames` (the parcels' owners); yes for all others.
         """
         end = self._clock.monotonic() + deadline
         sent: list[Parcel] = []
+        sent_again: list[Parcel] = []
         refused: list[tuple[ConfirmedChannel, list[Parcel]]] = []
         try:
             with self._link.guarded(deadline):
@@ -49,10 +52,13 @@ class Post:
                 if refused:
                     self._link.limit(end - self._clock.monotonic())
                     self._declare_for(parcel for _, again in refused for parcel in again)
-                    self._write(refused, [], end)
+                    self._write(refused, sent_again, end)
                     self._await_answers(refused, end)
         except BrokerUnavailable as error:
-            verdict = self._verdict(error, orders, sent, refused)
+            everything = [parcel for _, parcels in orders for parcel in parcels]
+            returned = [parcel for _, parcels in refused for parcel in parcels]
+            unsent = everything[len(sent) :] + returned[len(sent_again) :]
+            verdict = self._verdict(error, orders, everything, unsent)
             if verdict is not None:
                 raise verdict from error.__cause__
         left = [parcel for channel, _ in refused for parcel in channel.take_refused()]
@@ -86,28 +92,23 @@ class Post:
     def _declare_for(self, parcels: Iterable[Parcel]) -> None:
         for parcel in {parcel.queue: parcel for parcel in parcels}.values():
             self._link.declare(parcel.queue, parcel.arguments)
-            if parcel.exchange and self._link.settings.delays is not None:
-                self._link.settings.delays.declare(self._link.connection, parcel.queue)
+            if parcel.exchange:
+                self._link.declare_delays(parcel.queue)
 
     @staticmethod
     def _verdict(
-        error: BrokerUnavailable,
-        orders: Orders,
-        sent: Sequence[Parcel],
-        refused: Sequence[tuple[ConfirmedChannel, list[Parcel]]],
+        error: BrokerUnavailable, orders: Orders, everything: Sequence[Parcel], unsent: Sequence[Parcel]
     ) -> BrokerUnavailable | SubmitUnknown | None:
         """Return what a failed `send` means for its parcels; None if the last yes came before the connection ended."""
-        everything = [parcel for _, parcels in orders for parcel in parcels]
         unanswered = [parcel for channel, _ in orders for parcel in channel.unconfirmed.values()]
-        unsent = everything[len(sent) :]
-        returned = [parcel for _, parcels in refused for parcel in parcels]
-        returned += [parcel for channel, _ in orders for parcel in channel.refused]
-        pending = {id(parcel) for parcel in (*unanswered, *unsent, *returned)}
+        refused = [parcel for channel, _ in orders for parcel in channel.refused]
+        pending = {id(parcel) for parcel in (*unanswered, *unsent, *refused)}
         accepted = _bundles(parcel for parcel in everything if id(parcel) not in pending)
         if not pending:
             return None
         if not unanswered:
-            return BrokerUnavailable(str(error), accepted=accepted)
+            error.accepted = tuple(accepted)
+            return error
         doubtful = [parcel.owner for parcel in everything if id(parcel) in pending and parcel.owner is not None]
         msg = f"{error}; {len(doubtful)} frames were sent or on their way and may have been accepted"
         return SubmitUnknown(msg, frames=doubtful, accepted=accepted)

@@ -94,6 +94,7 @@ class TransportConformance(_Core):
         "test_who_asks_learns_what_is_lost",
         "test_given_back_is_taken_again",
         "test_dead_takers_messages_come_back",
+        "test_a_dead_takers_message_stays_marked",
         "test_room_of_one_color_never_blocks_another",
         "test_batch_equals_its_singles",
         "test_any_bytes_travel",
@@ -207,23 +208,41 @@ class TransportConformance(_Core):
         with self.lane(url, place) as lane:
             sent = frames("red", 3)
             lane.publish(sent, DEADLINE)
-            if lane.capabilities.crosses_processes:
-                self.kill_a_taker(url, place, 3)
-            else:
-                self.end_a_taker(url, place, 3)
-            taken: list[Delivery] = []
-
-            def came_back() -> bool:
-                lane.renew()
-                taken.extend(lane.take({"red": 3 - len(taken)}))
-                return len(taken) == 3
-
+            taken = self.taken_after_a_death(lane, url, place, 3)
             assert lane.capabilities.redelivery is not Redelivery.NONE
-            eventually(came_back, within=(lane.capabilities.recovery or 0.0) + WITHIN)
             assert sorted(d.frame for d in taken) == sorted(o.frame for o in sent)
             if lane.capabilities.redelivery is not Redelivery.VISIBILITY:
                 assert all(delivery.redelivered for delivery in taken)
             lane.acknowledge(taken)
+
+    def test_a_dead_takers_message_stays_marked(self, url: str, place: str) -> None:
+        """What was redelivered and is given back for a while is still marked: whoever takes it next has to look it up."""
+        with self.lane(url, place) as lane:
+            if not lane.capabilities.delays or lane.capabilities.redelivery is Redelivery.VISIBILITY:
+                pytest.skip("capability: this transport has no delays, or marks nothing")
+            lane.publish(frames("red", 1), DEADLINE)
+            taken = self.taken_after_a_death(lane, url, place, 1)
+            for _ in range(2):
+                lane.give_back(taken, 0.2)
+                taken = take(lane, {"red": 1}, 1)
+                assert taken[0].redelivered
+            lane.acknowledge(taken)
+
+    def taken_after_a_death(self, lane: Lane, url: str, place: str, count: int) -> list[Delivery]:
+        """Let another taker die with so many red messages in hand, and take them."""
+        if lane.capabilities.crosses_processes:
+            self.kill_a_taker(url, place, count)
+        else:
+            self.end_a_taker(url, place, count)
+        taken: list[Delivery] = []
+
+        def came_back() -> bool:
+            lane.renew()
+            taken.extend(lane.take({"red": count - len(taken)}))
+            return len(taken) == count
+
+        eventually(came_back, within=(lane.capabilities.recovery or 0.0) + WITHIN)
+        return taken
 
     def test_room_of_one_color_never_blocks_another(self, url: str, place: str) -> None:
         """A color that waits with no room left does not keep another from being taken."""

@@ -14,6 +14,7 @@ from queuelib.errors import BadSignature, CannotDecrypt, DecodeError, Unsupporte
 from queuelib.ids import Key, job_id
 from queuelib.outcome import QUARANTINED, QUEUED, RUNNING, SCHEDULED, Record
 from queuelib.ports import Delivery, QuarantineItem, Settled
+from queuelib.recent import Recent
 from queuelib.settings import UNKNOWN_DELAY
 from queuelib.shown import shown
 from queuelib.worker.lease import Hold
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Intake", "Taken"]
 
-_MOST_SEEN = 100_000  # signed messages that a worker remembers, the latest ones
+_MOST_SEEN = 100_000  # at least so many signed messages that a worker remembers, the latest ones
 
 
 @dataclass(slots=True)
@@ -75,7 +76,7 @@ class Intake:
         self.pause = min(UNKNOWN_DELAY, patience / 4)  # a short patience is to hold several tries as well
         self._clock = clock
         self._keys = keys
-        self._seen: dict[tuple[bytes, int, int], None] = {}
+        self._seen = Recent[tuple[bytes, int, int]](_MOST_SEEN)
 
     def read(self, deliveries: Sequence[Delivery], results: Callable[[], ResultBackend]) -> Taken:
         """Sort deliveries into those to run, to settle and to postpone.
@@ -140,9 +141,7 @@ class Intake:
         return [hold for hold, found in zip(holds, records, strict=True) if found is not None and not _waits(found)]
 
     def _note_seen(self, holds: Sequence[Hold]) -> None:
-        self._seen.update({_mark_of(hold): None for hold in holds if not hold.delivery.redelivered})
-        while len(self._seen) > _MOST_SEEN:
-            del self._seen[next(iter(self._seen))]
+        self._seen.add(_mark_of(hold) for hold in holds if not hold.delivery.redelivered)
 
     def _look_up(self, holds: Sequence[Hold], results: ResultBackend) -> None:
         """Drop the jobs that have ended or gone on elsewhere, and count the starts of redelivered ones."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import select
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,8 +19,8 @@ from queuelib.broker import open_lane, settings_for
 from queuelib.errors import BrokerUnavailable
 from queuelib.ids import Key, new_bundle_id
 from queuelib.message import Outgoing
-from queuelib.outcome import FAILED, RUNNING, Record
-from queuelib.ports import Redelivery, ResultCapabilities, TransportCapabilities
+from queuelib.outcome import FAILED, QUEUED, RETRYING, RUNNING, SUCCEEDED, Record
+from queuelib.ports import Redelivery, ResultCapabilities, Settled, TransportCapabilities
 from queuelib.testing import ResultConformance, SettlementConformance, TransportConformance
 from queuelib.testing.conformance import span
 from queuelib_sqlite.store import LAYOUT, Store
@@ -103,6 +107,63 @@ def test_a_mark_is_kept_as_long_as_its_message(tmp_path: Path) -> None:
     results.close()
 
 
+def test_what_is_known_of_a_bundle_is_kept_as_long_as_its_message(tmp_path: Path) -> None:
+    """A job that runs for longer than outcomes are kept keeps its start mark, and what has ended of its bundle its ending.
+
+    Whoever takes the message over after a death starts neither a second time.
+    """
+    url = f"sqlite:///{tmp_path}/a.db"
+    long_ago, now = time.time() - 100, time.time()
+    with (
+        closing(plugins.backend_for(url).results(url, "lab", 60.0)) as results,
+        closing(open_lane(settings_for(url, "lab"), "lab", 5.0)) as lane,
+    ):
+        bundle, gone = new_bundle_id(long_ago), new_bundle_id(long_ago)
+        lane.publish([Outgoing("red", one, b"frame", None, 10) for one in (bundle, gone)], 5.0)
+        held = lane.take({"red": 2})
+        records = [
+            record
+            for one in (bundle, gone)
+            for record in (
+                Record(Key(one, 0), RUNNING, 1, b"mark", long_ago),
+                Record(Key(one, 1), RETRYING, 1, b"", long_ago),
+                Record(Key(one, 2), FAILED, 1, b"", long_ago),
+                span(3, bundle=one)._replace(key=Key(one, 3), at=long_ago),
+            )
+        ]
+        lane.acknowledge([delivery for delivery in held if delivery.tag == held[1].tag])
+        assert all(results.store(records))
+        keys = [Key(bundle, index) for index in range(6)]
+        kept = results.fetch(keys)
+        assert [record.state for record in kept if record] == [RUNNING, RETRYING, FAILED, *[SUCCEEDED] * 3]
+        assert results.fetch([Key(gone, index) for index in range(6)]) == [None] * 6
+
+        lane.acknowledge(held[:1])
+        results.close()  # its next transaction sweeps
+        again = plugins.backend_for(url).results(url, "lab", 60.0)
+        again.store([Record(Key(new_bundle_id(now), 0), FAILED, 1, b"", now)])
+        assert again.fetch(keys) == [None] * 6
+        again.close()
+
+
+def test_a_state_is_kept_for_long_where_the_message_is_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows here how long a message of another broker lives: for 30 days what has not ended is remembered."""
+    monkeypatch.setattr("queuelib_sqlite.results._SWEEP_EVERY", 0.0)
+    url = f"sqlite:///{tmp_path}/a.db"
+    with closing(plugins.backend_for(url).results(url, "lab", 60.0)) as results:
+        keys = []
+        for age in (100.0, 31 * 86400.0):
+            at = time.time() - age
+            bundle = new_bundle_id(at)
+            results.accept([Outgoing("red", bundle, b"", None, 2)])
+            keys += [Key(bundle, 0), Key(bundle, 1)]
+            results.store([Record(Key(bundle, 0), RUNNING, 1, b"mark", at), Record(Key(bundle, 1), FAILED, 1, b"", at)])
+        found = results.fetch(keys)
+    assert [record and record.state for record in found] == [RUNNING, QUEUED, None, None]
+
+
 def test_who_could_not_become_a_taker_takes_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the file was locked at the first take, the next one makes a taker: what it holds is found after its death."""
     with closing(open_lane(settings_for(url, "lab"), "lab", 5.0)) as lane:
@@ -138,6 +199,56 @@ def test_what_is_written_is_no_failure_although_nobody_can_be_struck_off(
             store.rung.add("topic")
         assert len(begun) == 2
         assert store.connection.execute("SELECT * FROM queue").fetchall() == [("written",)]
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.ENOMEM])
+def test_what_is_written_is_no_failure_although_nobody_can_be_told(
+    url: str, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """A program at its limit of descriptors publishes and settles; who waits stays registered, and finds it later."""
+    with (
+        closing(open_lane(settings_for(url, "lab"), "lab", 5.0)) as worker,
+        closing(open_lane(settings_for(url, "lab"), "lab", 5.0)) as lane,
+        closing(plugins.backend_for(url).results(url, "lab", 3600.0)) as results,
+    ):
+        worker.fileno()
+        worker.take({"red": 0})
+        key = Key(new_bundle_id(time.time()), 0)
+        results.wait([key], 0.0)
+        settlement = plugins.backend_for(url).join(worker.handle, results)
+        assert settlement is not None
+        with monkeypatch.context() as patch:
+            patch.setattr("os.open", _failing_with(error))
+            lane.publish([Outgoing("red", key.bundle, b"frame")], 5.0)
+            (delivery,) = worker.take({"red": 1})
+            ended = Record(key, FAILED, 1, b"", time.time())
+            assert settlement.settle([Settled(delivery, [ended], is_complete=True)]) == [True]
+        assert results.fetch([key]) == [ended]
+        bell = worker.fileno()
+        assert bell is not None
+        lane.publish([Outgoing("red", new_bundle_id(time.time()), b"frame")], 5.0)
+        assert select.select([bell], [], [], 5.0)[0], "it was struck off"
+
+
+def test_what_is_written_is_no_failure_although_a_pipe_without_reader_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the pipe of somebody who has died cannot be removed, it is for another time."""
+    with closing(Store(tmp_path / "a.db")) as store:
+        store.register(str(store.folder / "wake-dead"), ("topic",))
+        os.mkfifo(store.folder / "wake-dead")
+        monkeypatch.setattr(Path, "unlink", _failing_with(errno.EPERM))
+        with store.write() as connection:
+            connection.execute("INSERT INTO queue VALUES ('written')")
+            store.rung.add("topic")
+        assert store.connection.execute("SELECT * FROM queue").fetchall() == [("written",)]
+
+
+def _failing_with(error: int) -> Callable[..., int]:
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    return fail
 
 
 def _refuse(*_: object) -> None:

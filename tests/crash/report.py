@@ -36,7 +36,7 @@ did one start more often than the faults explain? [Guarantees](guarantees.md) sa
     make crash ROWS=9-13 BROKERS=redis CRASH_ARGS='--seed 7'
     make crash-quick                                  # what guards every change
     make crash-peers                                  # some of the rows, on other task queues
-    make soak                                         # a million jobs, with a fault each minute
+    make soak                                         # three million jobs, with a fault each minute
 
 `make crash CRASH_ARGS=--list` lists the rows. A failure prints its seed and the command that repeats it.
 """

@@ -64,6 +64,42 @@ for pid in pids:
     assert os.waitpid(pid, 0)[1] == 0
 """
 
+# Children are forked while threads submit, and submit when their parent has closed; strangers open and close the file.
+_LEFT_ALONE = """
+import os, signal, subprocess, sys, threading
+import deeds
+
+def submit(name):
+    jobs = [deeds.mark.submit(sys.argv[1], f"{name}x{i}") for i in range(50)]
+    assert [job.state for job in jobs] == ["queued"] * 50
+    print("done", name, flush=True)
+
+submit("first")
+closed, close = os.pipe()
+threads = [threading.Thread(target=submit, args=(f"thread{number}",)) for number in range(2)]
+for thread in threads:
+    thread.start()
+pids = []
+for number in range(4):
+    pid = os.fork()
+    if not pid:
+        signal.alarm(60)
+        os.close(close)
+        os.read(closed, 1)
+        submit(f"child{number}")
+        deeds.dispatcher.close()
+        os._exit(0)
+    pids.append(pid)
+for thread in threads:
+    thread.join()
+deeds.dispatcher.close()
+os.close(close)
+count = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM message').fetchone()"
+for pid in pids:
+    subprocess.run([sys.executable, "-c", count, sys.argv[2]], check=True)
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+
 
 @row(41, "a consumer killed after it claimed, before it ran anything", brokers=_ONLY, seconds=6)
 def claimed(trial: Trial) -> None:
@@ -229,6 +265,19 @@ def forked(trial: Trial) -> None:
     assert program.said.count("done") == 5, program.said
     check_integrity(trial)
     trial.check([f"{name}x{i}" for name in ("parent", *(f"child{n}" for n in range(4))) for i in range(50)])
+
+
+@row(45, "a program forks beside its threads, and closes", variant="closed", brokers=_ONLY, seconds=8)
+def forked_and_closed(trial: Trial) -> None:
+    """No child hangs, and what it submits when its parent has closed is in the file that others see."""
+    trial.deeds.dispatcher.close()  # nobody else has the file open
+    program = trial.lab.start("-c", _LEFT_ALONE, trial.path, f"{trial.folder}/jobs.db")
+    assert program.wait(120.0) == 0, program.said
+    names = ("first", "thread0", "thread1", *(f"child{n}" for n in range(4)))
+    assert program.said.count("done") == len(names), program.said
+    check_integrity(trial)
+    trial.worker("--burst").wait(60.0)
+    trial.check([f"{name}x{i}" for name in names for i in range(50)])
 
 
 @row(45, "the file is replaced while it is in use", variant="replaced", brokers=_ONLY, seconds=8)

@@ -5,23 +5,28 @@ from __future__ import annotations
 import os
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import pytest
 
-from queuelib.broker import open_lane
+from queuelib.broker import Publisher, open_lane
 from queuelib.broker.consumer import ConsumerLane
-from queuelib.errors import BrokerUnavailable, ConfigurationError, SubmitUnknown
+from queuelib.errors import BrokerUnavailable, ConfigurationError, QueuelibError, SubmitUnknown
 from queuelib.ids import Key, new_bundle_id
 from queuelib.message import Outgoing
 from queuelib.outcome import FAILED, SUCCEEDED, Record
 from queuelib.ports import QuarantineItem, Settled, StillReading, TransportCapabilities, TransportSettings, WorkerInfo
 from queuelib_rabbitmq import BACKEND
+from queuelib_rabbitmq.io import Io, _parameters
 from queuelib_rabbitmq.ladder import Ladder
+from queuelib_rabbitmq.settlement import RabbitSettlement
 from queuelib_rabbitmq.transport import parse
 from tests.integration.lab import plain_connection
 from tests.waiting import eventually
@@ -31,6 +36,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from queuelib.ports import Delivery, Lane, ResultBackend
+    from queuelib_rabbitmq.results import RabbitResults
+    from queuelib_rabbitmq.settlement import SettlingLane
+    from queuelib_rabbitmq.transport import Address
 
 
 @pytest.fixture
@@ -73,6 +81,67 @@ def results(server: tuple[str, str]) -> Iterator[Callable[[], ResultBackend]]:
             return one
 
         yield open_one
+
+
+FORKS = """
+import gc, os, sys
+from queuelib import Dispatcher
+
+dispatcher = Dispatcher(sys.argv[1], namespace=sys.argv[2])
+
+@dispatcher.task(name="t", color="red")
+def t(i: int) -> int:
+    return i
+
+first = t.submit(0)
+dispatcher.open_results().workers()
+lane = dispatcher._publisher._lane
+io = dispatcher._results._client._io
+number = lane.fileno()
+
+def says(call):
+    try:
+        call()
+    except Exception as error:
+        return type(error).__name__
+    return "done"
+
+def close():
+    dispatcher.close()
+
+def submit():
+    t.submit(1)
+
+def use_the_lane():
+    assert says(lane.renew) == says(lambda: lane.waiting(["red"])) == says(lambda: lane.publish([], 1.0)) == "BrokerUnavailable"
+    lane.close()
+
+def forget():
+    global lane, io
+    lane = io = dispatcher._publisher = dispatcher._results = None
+    gc.collect()
+
+def ask():
+    first.state
+
+def nothing():
+    pass
+
+for deed in (nothing, close, submit, use_the_lane, forget, ask):
+    for how in (sys.exit, os._exit):
+        pid = os.fork()
+        if pid == 0:
+            deed()
+            how(0)
+        assert os.waitpid(pid, 0)[1] == 0, deed.__name__
+        lane.renew()
+        t.submit(2)
+        dispatcher.open_results().workers()
+        assert dispatcher._publisher._lane is lane, deed.__name__
+        assert dispatcher._results._client._io is io and not io.is_dead, deed.__name__
+print("well", lane.fileno() == number)
+dispatcher.close()
+"""
 
 
 class SilentProxy:
@@ -272,6 +341,54 @@ class TestLane:
         with pytest.raises(ConfigurationError, match="queue_type"):
             lane().take({"red": 1})
 
+    def test_a_refused_queue_names_what_was_accepted(self, lane: Callable[..., Lane], server: tuple[str, str]) -> None:
+        """A full queue of another type takes nothing; what other queues took meanwhile is named, and is there once."""
+        one, reader = lane(), lane()
+        one.publish([frame()], 5.0)
+        reader.acknowledge(take(reader, 1))
+        full = {"x-max-length": 0, "x-overflow": "reject-publish"}
+        with closing(plain_connection(server[0])) as connection:
+            connection.channel().queue_declare(f"{server[1]}.green", durable=True, arguments=full)
+        frames = [frame(b"good"), frame(b"bad", "green")]
+        with pytest.raises(ConfigurationError, match="queue_type") as caught:
+            one.publish(frames, 5.0)
+        assert isinstance(caught.value, BrokerUnavailable)
+        assert caught.value.accepted == (frames[0].bundle.hex(),)
+        one.publish([frame(b"next")], 5.0)  # the connection is well
+        assert sorted(delivery.frame for delivery in take(reader, 2)) == [b"good", b"next"]
+
+    def test_threads_share_a_publish_that_is_refused(self, lane: Callable[..., Lane], server: tuple[str, str]) -> None:
+        """Of two threads the one whose queue is refused hears it; what the other submitted is there once."""
+        reader = lane()
+        reader.publish([frame()], 5.0)
+        reader.acknowledge(take(reader, 1))
+        full = {"x-max-length": 0, "x-overflow": "reject-publish"}
+        with closing(plain_connection(server[0])) as connection:
+            connection.channel().queue_declare(f"{server[1]}.green", durable=True, arguments=full)
+        publisher = Publisher(BACKEND.transport(*server), server[1])
+        with closing(publisher):
+            publisher.publish([frame(b"first")], 5.0)
+            heard: dict[str, QueuelibError | None] = {}
+
+            def publish(color: str) -> None:
+                try:
+                    publisher.publish([frame(color.encode(), color)], 5.0)
+                    heard[color] = None
+                except QueuelibError as error:
+                    heard[color] = error
+
+            threads = [threading.Thread(target=publish, args=(color,)) for color in ("red", "green")]
+            with publisher._lock:
+                for thread in threads:
+                    thread.start()
+                eventually(lambda: len(publisher._queue) == 2)
+            for thread in threads:
+                thread.join()
+        assert heard["red"] is None
+        assert isinstance(heard["green"], ConfigurationError)
+        assert sorted(delivery.frame for delivery in take(reader, 2)) == [b"first", b"red"]
+        assert reader.waiting(["red"]) == {"red": 0}
+
     def test_silent_server(self, lane: Callable[..., Lane], proxy: SilentProxy) -> None:
         """A publish that is not confirmed ends within its deadline and carries the frames in doubt."""
         one = lane(proxy.url)
@@ -296,6 +413,20 @@ class TestLane:
         for call in (one.renew, lambda: one.acknowledge(held), lambda: one.publish([frame()], 1.0)):
             with pytest.raises(BrokerUnavailable):
                 call()
+
+
+def test_forked_children_leave_the_connections_of_their_parent_alone(server: tuple[str, str]) -> None:
+    """Whatever they do, and however they end; they have their own as soon as they need one."""
+    place = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", FORKS, *server],
+        env={**os.environ, "PYTHONPATH": place},
+        capture_output=True,
+        text=True,
+        timeout=60.0,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "well True\n"), done.stderr
 
 
 class TestVirtualTransports:
@@ -440,13 +571,61 @@ class TestResults:
         with closing(one), pytest.raises(BrokerUnavailable, match=str(port)):
             one.fetch([Key(new_bundle_id(time.time()), 0)])
 
+    def test_a_server_that_stalls_while_streams_are_declared(
+        self, results: Callable[[], ResultBackend], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each attempt ends with its connection and its thread, whether the server answers later or never."""
+        stalled: list[Io] = []
+        monkeypatch.setattr(Io, "_declare", lambda io, _left: stalled.append(io))
+        monkeypatch.setattr("queuelib_rabbitmq.results.SUBMIT_DEADLINE", 1.0)
+        monkeypatch.setattr("queuelib_rabbitmq.results._REOPEN_AFTER", 0.0)
+        one = results()
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable, match="does not answer"):
+                one.workers()
+        assert len(stalled) == 2
+        eventually(lambda: not _io_threads())
+
+    def test_a_server_that_says_nothing(self, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An attempt that is given up before it has got anywhere hangs up."""
+        monkeypatch.setattr("queuelib_rabbitmq.results.SUBMIT_DEADLINE", 0.2)
+        monkeypatch.setattr("queuelib_rabbitmq.io._parameters", partial(_patient, _parameters))
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            one = BACKEND.results(f"amqp://guest:guest@127.0.0.1:{port}//", namespace, 60.0)
+            with closing(one), pytest.raises(BrokerUnavailable, match=str(port)):
+                one.workers()
+            peer, _ = silent.accept()
+            with peer:
+                peer.settimeout(5.0)
+                heard = b""
+                while more := peer.recv(100):
+                    heard += more
+                assert heard.startswith(b"AMQP")
+        eventually(lambda: not _io_threads())
+
+    def test_nobody_connects_for_one_that_was_closed(self, results: Callable[[], ResultBackend]) -> None:
+        """What was begun in the background before the end leaves no connection behind."""
+        one = cast("RabbitResults", results())
+        client = one._client
+        one.close()
+        with pytest.raises(BrokerUnavailable):
+            client.open()
+        assert one.workers() == []  # a later call begins anew
+
+
+def _patient(make: Callable[[Address, float], Any], address: Address, _timeout: float) -> Any:
+    return make(address, 60.0)  # pika itself would give up, too
+
+
+def _io_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "queuelib-rabbitmq"]
+
 
 class TestSettlement:
     """Outcomes and acknowledgements on one channel."""
 
-    def test_settles_in_one_step(
-        self, lane: Callable[..., Lane], results: Callable[[], ResultBackend], server: tuple[str, str]
-    ) -> None:
+    def test_settles_in_one_step(self, lane: Callable[..., Lane], results: Callable[[], ResultBackend]) -> None:
         """The outcome reaches the waiting client by its reply queue, the successor its queue, and nothing is left."""
         worker, client, theirs = lane(), results(), results()
         settlement = BACKEND.join(worker.handle, theirs)
@@ -470,7 +649,38 @@ class TestSettlement:
         assert take(worker, 1, color="green")[0].frame == b"next"
         worker.close()
         assert lane().waiting(["red"]) == {"red": 0}
-        assert server
+
+    def test_a_refused_successor_is_a_failure_that_passes(
+        self, lane: Callable[..., Lane], results: Callable[[], ResultBackend], server: tuple[str, str]
+    ) -> None:
+        """A settlement whose retry goes to a queue of another type fails as one does whose server is away."""
+        with closing(plain_connection(server[0])) as connection:
+            connection.channel().queue_declare(f"{server[1]}.green", durable=True)
+        worker, theirs = lane(), results()
+        worker.publish([frame()], 5.0)
+        (held,) = take(worker, 1)
+        settlement = BACKEND.join(worker.handle, theirs)
+        assert settlement is not None
+        entry = Settled(held, [], [frame(b"later", "green", time.time() + 30)], is_complete=True)
+        for _ in range(2):  # nothing is taken for declared that was refused
+            with pytest.raises(BrokerUnavailable):
+                settlement.settle([entry])
+        with closing(plain_connection(server[0])) as connection:
+            connection.channel().queue_delete(f"{server[1]}.green")
+        assert settlement.settle([entry]) == [True]
+
+    def test_a_settlement_over_a_dead_connection(
+        self, lane: Callable[..., Lane], results: Callable[[], ResultBackend], proxy: SilentProxy
+    ) -> None:
+        """It fails as the connection does, also where a retry is the first thing to need it."""
+        worker, theirs = lane(proxy.url), results()
+        worker.publish([frame()], 5.0)
+        (held,) = take(worker, 1)
+        settlement = RabbitSettlement(cast("SettlingLane", worker.handle), cast("RabbitResults", theirs))
+        proxy.close()
+        entry = Settled(held, [], [frame(b"later", due=time.time() + 30)], is_complete=True)
+        with pytest.raises(BrokerUnavailable):
+            settlement.settle([entry])
 
     def test_lost_deliveries_leave_successes_only(
         self, lane: Callable[..., Lane], results: Callable[[], ResultBackend]
@@ -526,11 +736,14 @@ class TestUrls:
 
     def test_options(self) -> None:
         """Options are read, and unknown ones refused."""
-        address = parse("amqps://me:p%40ss@host/vh?queue_type=classic&heartbeat=7&verify=no")
+        address = parse("amqps://me:p%40ss@host/vh?queue_type=classic&heartbeat=7&cache=8&verify=no")
         assert (address.port, address.vhost, address.password.reveal()) == (5671, "vh", "p@ss")
-        assert (address.is_replicated, address.heartbeat) == (False, 7)
+        assert (address.is_replicated, address.heartbeat, address.cache) == (False, 7, 8 << 20)
         with pytest.raises(ConfigurationError, match="knows no option 'hearbeat'"):
             parse("amqp://host?hearbeat=7")
+        for size in ("0", "-1", "8M"):
+            with pytest.raises(ConfigurationError, match="cache"):
+                parse(f"amqp://host?cache={size}&heartbeat=7")
 
     @pytest.mark.parametrize("end", ["", "/", "//", "/%2F"])
     def test_default_virtual_host(self, end: str) -> None:

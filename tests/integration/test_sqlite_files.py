@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sqlite3
 import stat
 import subprocess
@@ -13,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from queuelib import BrokerUnavailable, ConfigurationError, Dispatcher
-from queuelib_sqlite.store import refuse_network_file_system
+from queuelib.broker import open_lane, settings_for
+from queuelib.ids import new_bundle_id
+from queuelib.message import Outgoing
+from queuelib_sqlite.place import refuse_network_file_system
 
 _SUBMIT = """
 import sys
@@ -148,6 +152,68 @@ def test_network_file_system(tmp_path: Path) -> None:
         refuse_network_file_system(tmp_path / "jobs.db", mounts)
     mounts.write_text(f"server:/x / nfs4 rw 0 0\n/dev/sda1 {tmp_path} ext4 rw 0 0\n")
     refuse_network_file_system(tmp_path / "jobs.db", mounts)
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_network_file_system_behind_a_link(tmp_path: Path, what: str) -> None:
+    """Where a link leads to is what counts."""
+    (tmp_path / "remote").mkdir()
+    (tmp_path / "local").mkdir()
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda1 / ext4 rw 0 0\nserver:/x {tmp_path}/remote nfs4 rw 0 0\n")
+    if what == "folder":
+        (tmp_path / "link").symlink_to(tmp_path / "remote")
+        path = tmp_path / "link" / "jobs.db"
+    else:
+        path = tmp_path / "local" / "jobs.db"
+        path.symlink_to(tmp_path / "remote" / "jobs.db")
+    with pytest.raises(ConfigurationError, match="network file system"):
+        refuse_network_file_system(path, mounts)
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_claims_under_another_name_of_the_file(tmp_path: Path, what: str) -> None:
+    """A worker that names the file by a link has its claims and its bell where those find them who name the file itself."""
+    place = tmp_path / "place"
+    place.mkdir()
+    submit(f"sqlite:///{place}/jobs.db")
+    link = tmp_path / ("link" if what == "folder" else "link.db")
+    link.symlink_to(place if what == "folder" else place / "jobs.db")
+    named = f"sqlite:///{link}/jobs.db" if what == "folder" else f"sqlite:///{link}"
+    urls = (named, f"sqlite:///{place}/jobs.db")
+    lanes = [open_lane(settings_for(url, "queuelib"), "queuelib", 5.0) for url in urls]
+    try:
+        linked, plain = lanes
+        bell = linked.fileno()
+        assert bell is not None
+        held = linked.take({"yellow": 1})
+        assert len(held) == 1
+        plain.renew()
+        assert plain.take({"yellow": 1}) == []
+        assert linked.find_lost(held) == []
+        plain.publish([Outgoing("yellow", new_bundle_id(time.time()), b"frame")], 5.0)
+        assert select.select([bell], [], [], 5.0)[0], "nobody rang"
+    finally:
+        for lane in lanes:
+            lane.close()
+
+
+def test_link_that_was_laid_anew(tmp_path: Path) -> None:
+    """A program that used a file through a link does not go on in secret where nobody looks any more."""
+    for name in ("old", "new"):
+        submit(f"sqlite:///{tmp_path}/{name}.db")
+    link = tmp_path / "link.db"
+    link.symlink_to(tmp_path / "old.db")
+    dispatcher = Dispatcher(f"sqlite:///{link}")
+    task = dispatcher.task(name="f")(lambda: None)
+    try:
+        task.submit()
+        link.unlink()
+        link.symlink_to(tmp_path / "new.db")
+        with pytest.raises(BrokerUnavailable, match="replaced or removed"):
+            task.submit()
+    finally:
+        dispatcher.close()
 
 
 def test_locked_file(tmp_path: Path) -> None:

@@ -117,7 +117,25 @@ def test_s32_a_dangling_link_makes_nothing(tmp_path: Path) -> None:
     (tmp_path / "jobs.db").symlink_to(tmp_path / "nowhere.db")
     with pytest.raises(ConfigurationError):
         submit(tmp_path / "jobs.db")
-    assert not (tmp_path / "nowhere.db").exists()
+    assert not list(tmp_path.glob("nowhere*"))
+
+
+def test_s32_a_link_in_a_circle_is_refused(tmp_path: Path) -> None:
+    """It leads nowhere, too."""
+    (tmp_path / "jobs.db").symlink_to(tmp_path / "jobs.db")
+    with pytest.raises(ConfigurationError, match="leads nowhere"):
+        submit(tmp_path / "jobs.db")
+
+
+def test_s32_a_link_into_a_folder_that_everybody_writes_to_is_refused(tmp_path: Path) -> None:
+    """Anybody could replace the file to which it leads."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    submit(shared / "real.db")
+    shared.chmod(0o777)
+    (tmp_path / "jobs.db").symlink_to(shared / "real.db")
+    with pytest.raises(ConfigurationError, match=r"folder .*shared is writable by everybody"):
+        submit(tmp_path / "jobs.db")
 
 
 def test_s32_s29_rows_that_name_paths_open_nothing_outside(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_s11_a_foreign_row_in_a_stream_is_skipped(row: Any) -> None:
     """Rows that claim an exabyte of successes, other types or unknown states: nothing is learned, and nobody dies."""
     with pytest.raises(wire.FOREIGN):
         wire.records_of([row])
-    memory = Memory()
+    memory = Memory(1 << 20)
     memory.push(msgpack.packb([2, wire.OUTCOMES, False, [row]]))
     assert memory.best(KEY) is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import pytest
 
 from queuelib import broker
 from queuelib.broker import Publisher
-from queuelib.errors import BrokerUnavailable, QueuelibError, SubmitUnknown
+from queuelib.errors import BrokerUnavailable, QueueRefused, SubmitUnknown
 from queuelib.message import Outgoing
 from tests.waiting import eventually
 
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 
 
 class Lane:
-    """The first publish waits to be let through; what becomes of the second one is up to the test."""
+    """The first publish waits to be let through; what becomes of the second and the third is up to the test."""
 
     def __init__(self) -> None:
         self.sent: list[list[Outgoing]] = []
         self.gate = threading.Event()
-        self.failure: QueuelibError | None = None
+        self.failure: BaseException | None = None
+        self.next_failure: BaseException | None = None
+        self.failure_to_open: BaseException | None = None  # the second time
+        self.opened = self.closed = 0
 
     def publish(self, frames: Sequence[Outgoing], _deadline: float) -> None:
         """Note what is published."""
@@ -33,16 +37,26 @@ class Lane:
             assert self.gate.wait(10.0)
         elif self.failure is not None and len(self.sent) == 2:
             raise self.failure
+        elif self.next_failure is not None and len(self.sent) == 3:
+            raise self.next_failure
+
+    def open(self, *_: object) -> Lane:
+        """Be opened."""
+        self.opened += 1
+        if self.failure_to_open is not None and self.opened == 2:
+            raise self.failure_to_open
+        return self
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Count."""
+        self.closed += 1
 
 
 @pytest.fixture
 def lane(monkeypatch: pytest.MonkeyPatch) -> Lane:
     """The lane that a publisher opens."""
     made = Lane()
-    monkeypatch.setattr(broker, "open_lane", lambda *_: made)
+    monkeypatch.setattr(broker, "open_lane", made.open)
     return made
 
 
@@ -50,41 +64,57 @@ def frame(number: int) -> Outgoing:
     return Outgoing("red", bytes([number]) * 12, b"frame")
 
 
-def publish_two_at_once(lane: Lane) -> dict[int, QueuelibError | None]:
-    """Have two threads publish a frame each while a third one has the connection; return what they heard."""
+def new_publisher() -> Publisher:
     settings: Any = SimpleNamespace(url="test://")
-    publisher = Publisher(settings, "test")
-    heard: dict[int, QueuelibError | None] = {}
+    return Publisher(settings, "test")
+
+
+def publish_at_once(lane: Lane, count: int = 2, publisher: Publisher | None = None) -> dict[int, BaseException | None]:
+    """Have so many threads publish a frame each while one more has the connection; return what all heard."""
+    publisher = publisher or new_publisher()
+    heard: dict[int, BaseException | None] = {}
 
     def publish(number: int) -> None:
         try:
             publisher.publish([frame(number)], 10.0)
             heard[number] = None
-        except QueuelibError as error:
+        except BaseException as error:  # noqa: BLE001 - among them what interrupts
             heard[number] = error
 
-    threads = [threading.Thread(target=publish, args=(number,)) for number in range(3)]
+    threads = [threading.Thread(target=publish, args=(number,)) for number in range(count + 1)]
     threads[0].start()
     eventually(lambda: lane.sent)
-    for thread in threads[1:]:
+    for at, thread in enumerate(threads[1:], start=1):
         thread.start()
-    eventually(lambda: len(publisher._queue) == 2)
+        await_waiting(publisher, at)
     lane.gate.set()
     for thread in threads:
         thread.join()
     return heard
 
 
+def await_waiting(publisher: Publisher, count: int) -> None:
+    """Wait until so many orders wait."""
+    eventually(lambda: len(publisher._queue) == count)
+
+
+def sort_out(heard: dict[int, BaseException | None]) -> tuple[int, list[int]]:
+    """Return who was interrupted, which exactly one was, and the others but the first."""
+    (interrupted,) = [number for number, error in heard.items() if isinstance(error, KeyboardInterrupt)]
+    assert heard[0] is None
+    return interrupted, [number for number in sorted(heard) if number not in (0, interrupted)]
+
+
 def test_orders_go_together(lane: Lane) -> None:
     """One round trip for both."""
-    assert publish_two_at_once(lane) == {0: None, 1: None, 2: None}
+    assert publish_at_once(lane) == {0: None, 1: None, 2: None}
     assert [len(frames) for frames in lane.sent] == [1, 2]
 
 
 def test_what_is_in_doubt_is_not_sent_again(lane: Lane) -> None:
     """It could be there twice; who submitted it is told, and who did not is not."""
     lane.failure = SubmitUnknown("lost", frames=[frame(1)], accepted=[frame(2).bundle.hex()])
-    heard = publish_two_at_once(lane)
+    heard = publish_at_once(lane)
     assert (heard[0], heard[2], len(lane.sent)) == (None, None, 2)
     error = heard[1]
     assert isinstance(error, SubmitUnknown)
@@ -94,14 +124,23 @@ def test_what_is_in_doubt_is_not_sent_again(lane: Lane) -> None:
 def test_what_was_accepted_is_not_sent_again(lane: Lane) -> None:
     """The rest is, by itself."""
     lane.failure = BrokerUnavailable("lost", accepted=[frame(2).bundle.hex()])
-    assert publish_two_at_once(lane) == {0: None, 1: None, 2: None}
+    assert publish_at_once(lane) == {0: None, 1: None, 2: None}
     assert lane.sent[2:] == [[frame(1)]]
+
+
+def test_a_refusal_is_not_tried_over_a_new_connection(lane: Lane) -> None:
+    """The server has answered: what it accepted stays, each other order goes by itself, and who is refused hears it."""
+    publisher = new_publisher()
+    lane.failure = QueueRefused("of another type")
+    lane.next_failure = QueueRefused("of another type")
+    heard = publish_at_once(lane, 2, publisher)
+    assert (heard[0], type(heard[1]), heard[2]) == (None, QueueRefused, None)
+    assert lane.sent[1:] == [[frame(1), frame(2)], [frame(1)], [frame(2)]]
 
 
 def test_nobody_waits_for_the_deadline_of_another(lane: Lane) -> None:
     """A thread whose time is over goes, though another has the connection for longer."""
-    settings: Any = SimpleNamespace(url="test://")
-    publisher = Publisher(settings, "test")
+    publisher = new_publisher()
     first = threading.Thread(target=publisher.publish, args=([frame(0)], 60.0))
     first.start()
     eventually(lambda: lane.sent)
@@ -109,3 +148,109 @@ def test_nobody_waits_for_the_deadline_of_another(lane: Lane) -> None:
         publisher.publish([frame(1)], 0.05)
     lane.gate.set()
     first.join()
+
+
+def test_who_was_sent_along_with_an_interrupted_thread_is_in_doubt(lane: Lane) -> None:
+    """Ctrl-C in the midst of a shared publish: nobody knows what of it arrived, so nobody hears that it did."""
+    lane.failure = KeyboardInterrupt()
+    heard = publish_at_once(lane, 3)
+    _, others = sort_out(heard)
+    assert len(others) == 2
+    for number in others:
+        error = heard[number]
+        assert isinstance(error, SubmitUnknown)
+        assert (error.frames, error.accepted) == ((frame(number),), ())
+    assert len(lane.sent) == 2  # nothing of it was sent again
+
+
+def test_what_an_interrupted_thread_has_not_sent_the_next_one_sends(lane: Lane) -> None:
+    """Ctrl-C while it connects again: the frames of the others go once more, its own do not."""
+    lane.failure = BrokerUnavailable("lost")
+    lane.failure_to_open = KeyboardInterrupt()
+    heard = publish_at_once(lane, 3)
+    _, others = sort_out(heard)
+    assert [heard[number] for number in others] == [None, None]
+    assert lane.sent[2:] == [[frame(number) for number in others]]
+
+
+def test_what_comes_after_an_interrupted_order_is_not_lost(lane: Lane) -> None:
+    """Ctrl-C while one of several orders goes alone: that one is in doubt, and what was accepted before stays so."""
+    lane.failure = BrokerUnavailable("full", accepted=[frame(2).bundle.hex()])
+    lane.next_failure = KeyboardInterrupt()
+    heard = publish_at_once(lane, 3)
+    _, others = sort_out(heard)
+    assert isinstance(heard[1], KeyboardInterrupt | SubmitUnknown)
+    assert [heard[number] for number in others if number != 1] == [None] * len(set(others) - {1})
+    assert sum(frame(2) in frames for frames in lane.sent) == 1
+    assert sum(frame(3) in frames for frames in lane.sent[2:]) == (3 in others)
+
+
+def test_a_connection_that_was_interrupted_is_not_used_again(lane: Lane) -> None:
+    """It may be in the midst of a frame."""
+    publisher = new_publisher()
+    lane.failure = KeyboardInterrupt()
+    publish_at_once(lane, 1, publisher)
+    assert (lane.opened, lane.closed) == (1, 1)
+    publisher.publish([frame(1)], 10.0)
+    assert lane.opened == 2
+
+
+def test_who_was_interrupted_while_it_waited_sends_nothing(lane: Lane) -> None:
+    """Its order goes with it, and the connection is free for others."""
+    publisher = new_publisher()
+    first = threading.Thread(target=publisher.publish, args=([frame(0)], 60.0))
+    first.start()
+    eventually(lambda: lane.sent)
+
+    def interrupt() -> None:
+        await_waiting(publisher, 1)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    waits = threading.Thread(target=interrupt)
+    waits.start()
+    with pytest.raises(KeyboardInterrupt):
+        publisher.publish([frame(1)], 60.0)
+    waits.join()
+    lane.gate.set()
+    first.join()
+    publisher.publish([frame(2)], 10.0)
+    assert lane.sent == [[frame(0)], [frame(2)]]
+
+
+def test_an_order_that_nobody_answered_is_in_doubt(lane: Lane) -> None:
+    """Whatever became of the thread that took it: no answer is never a yes."""
+    publisher = new_publisher()
+    first = threading.Thread(target=publisher.publish, args=([frame(0)], 60.0))
+    first.start()
+    eventually(lambda: lane.sent)
+    heard: list[SubmitUnknown] = []
+
+    def publish() -> None:
+        with pytest.raises(SubmitUnknown) as caught:
+            publisher.publish([frame(1)], 60.0)
+        heard.append(caught.value)
+
+    second = threading.Thread(target=publish)
+    second.start()
+    eventually(lambda: publisher._queue)
+    publisher._queue.clear()  # as one does that is killed in the next moment
+    lane.gate.set()
+    first.join()
+    second.join()
+    assert [error.frames for error in heard] == [(frame(1),)]
+
+
+def test_a_forked_child_leaves_the_connection_alone(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the parent's: the child says no goodbye on it, waits for no lock that no thread of its own holds."""
+    publisher = new_publisher()
+    lane.gate.set()
+    publisher.publish([frame(0)], 10.0)
+    held = publisher._lock
+    with held:  # as another thread of the parent may, at the moment of the fork
+        monkeypatch.setattr(broker.os, "getpid", lambda: -1)  # type: ignore[attr-defined]
+        publisher.close()
+        assert lane.closed == 0
+        publisher.publish([frame(1)], 10.0)
+    assert lane.opened == 2
+    publisher.close()
+    assert lane.closed == 1

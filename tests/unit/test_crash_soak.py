@@ -61,6 +61,8 @@ def test_descriptors_that_become_more() -> None:
     """One more for each sample."""
     samples = [Sample("child", 1, done, 9.0, 9.0, done, 1) for done in range(30)]
     assert judge(samples, "redis")["child"]["has_more_descriptors"]
+    just_started = [Sample("child", 1, done, 9.0, 9.0, 3 if done < 2 else 20, 1) for done in range(6)]
+    assert not judge(just_started, "redis")["child"]["has_more_descriptors"]
     assert not judge(life(0.0), "redis")["supervisor"]["has_more_descriptors"]
 
 

@@ -85,7 +85,7 @@ def test_wire_tells_spans_from_singles() -> None:
 
 def test_waiter_of_a_job_inside_is_woken_by_a_push() -> None:
     """Only those are woken whose job the span tells of."""
-    memory = Memory()
+    memory = Memory(1 << 20)
     done = span(5)
     (message,) = wire.outcome_messages([done], doubtful=False)
     with memory.wanting([done.keys[4]]) as inside, memory.wanting([Key(done.key.bundle, 5)]) as outside:

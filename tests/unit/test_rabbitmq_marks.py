@@ -19,7 +19,7 @@ def cancel(memory: Memory, count: int) -> list[Key]:
 
 def test_each_mark_comes_once() -> None:
     """In order, behind the cursor."""
-    memory = Memory()
+    memory = Memory(1 << 20)
     first = cancel(memory, 3)
     found, cursor = memory.marks_after(None)
     assert found == first
@@ -31,7 +31,7 @@ def test_each_mark_comes_once() -> None:
 
 def test_what_was_handed_on_is_not_kept() -> None:
     """A worker that asks for ever keeps nothing of what it was told."""
-    memory = Memory()
+    memory = Memory(1 << 20)
     cursor = None
     for _ in range(100):
         cancel(memory, 10)
@@ -42,7 +42,7 @@ def test_what_was_handed_on_is_not_kept() -> None:
 
 def test_who_asks_for_all_of_them_later_has_to_read_again() -> None:
     """And whoever had a cursor of the earlier reading gets them once more rather than missing one."""
-    memory = Memory()
+    memory = Memory(1 << 20)
     cancel(memory, 3)
     _, cursor = memory.marks_after(None)
     memory.marks_after(cursor)

@@ -55,9 +55,9 @@ class Desk:
     """A worker's results, over a server with outcomes of many jobs, the first of them that of `job`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, others: int) -> None:
-        monkeypatch.setattr("queuelib_rabbitmq.memory._CACHE_BYTES", 20 * 700)  # of far fewer than are read
         self.server = SlowServer()
         self.results = RabbitResults("amqp://host//", "lab", 3600.0)
+        self.results._client.memory.folded._max_bytes = 20 * 700  # of far fewer than are read
         monkeypatch.setattr(self.results._client, "open", lambda: self.server)
         monkeypatch.setattr(self.results._client.outcomes, "_open_io", lambda: self.server)
         self.results.limit_look_ups(0.02)
