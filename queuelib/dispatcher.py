@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import os
 import threading
-import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
@@ -48,9 +47,6 @@ R = TypeVar("R")
 M = TypeVar("M", bound=type)
 DEFAULT_BROKER = "sqlite:///queuelib.db"
 _FRAMES_A_PUBLISH = 256
-
-
-_dispatchers: WeakSet[Dispatcher] = WeakSet()
 
 
 class _TaskDecorator(Protocol):
@@ -538,7 +534,7 @@ class Dispatcher:
         )
 
 
-_dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+_dispatchers: WeakSet[Dispatcher] = WeakSet()
 
 
 def _renew_locks() -> None:
@@ -566,11 +562,3 @@ def _refuse_in_worker(what: str) -> None:
             'under `if __name__ == "__main__":`'
         )
         raise QueuelibError(msg)
-
-
-def _unlock_in_child() -> None:
-    for dispatcher in _dispatchers:
-        dispatcher._lock = threading.RLock()  # noqa: SLF001 - perhaps held by a thread that does not exist here
-
-
-os.register_at_fork(after_in_child=_unlock_in_child)
