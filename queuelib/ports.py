@@ -9,8 +9,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from queuelib.errors import BrokerUnavailable
 from queuelib.ids import Key
 from queuelib.message import Outgoing
 from queuelib.outcome import Record
@@ -22,6 +23,7 @@ __all__ = [
     "Delivery",
     "HeldQueues",
     "Lane",
+    "LongReader",
     "Outgoing",
     "QuarantineItem",
     "Redelivery",
@@ -29,6 +31,7 @@ __all__ = [
     "ResultCapabilities",
     "Settled",
     "Settlement",
+    "StillReading",
     "TransportCapabilities",
     "TransportSettings",
     "WorkerInfo",
@@ -404,6 +407,22 @@ class ResultBackend(Protocol):
 
     def close(self) -> None:
         """Give up connections; a later call opens them again."""
+        ...
+
+
+class StillReading(BrokerUnavailable):
+    """A look-up has to read more than was possible in the time that it was given; asked again, it goes on."""
+
+
+@runtime_checkable
+class LongReader(Protocol):
+    """A result backend whose look-ups may have to read for long; a worker, which has one thread, bounds them."""
+
+    def limit_look_ups(self, seconds: float) -> None:
+        """Have `fetch` and `cancelled` raise `StillReading` after so many seconds.
+
+        What was read by then is not read again where the same jobs are asked for within a minute.
+        """
         ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ __all__ = ["Memory", "Waiter", "check_interval"]
 _OWN_BUNDLES = 100_000  # at least so many bundles of this process whose outcomes are pushed; older ones are looked up
 _CHECK_SHARE = 0.25  # of a job's age: how often the stream is asked about a job whose outcome should be pushed
 _CHECK_MIN, _CHECK_MAX = 1.0, 60.0  # seconds
+_SOUGHT_FOR = 60.0  # seconds that what was read for a look-up is kept for the next try
 
 
 class Waiter:
@@ -68,6 +70,7 @@ class Memory:
         self._own = Recent[bytes](_OWN_BUNDLES)
         self._checked = 0.0
         self._waiters: set[Waiter] = set()
+        self._sought: dict[Key, float] = {}  # when they were asked for last
 
     def add_own(self, bundles: Iterable[bytes]) -> None:
         """Take note of bundles whose outcomes are pushed to this process."""
@@ -135,6 +138,28 @@ class Memory:
         finally:
             with self.lock:
                 self._waiters.discard(waiter)
+
+    @contextmanager
+    def seeking(self, keys: Sequence[Key]) -> Generator[bool, None, None]:
+        """Keep what is learned of these jobs until the block has come to its end; one that raises is tried again.
+
+        Yields:
+            Whether an earlier block for all of them has raised, so that what was read since then is here.
+        """
+        now = time.monotonic()
+        with self.lock:
+            self._sought = {key: at for key, at in self._sought.items() if now - at < _SOUGHT_FOR}
+            is_begun = all(key in self._sought for key in keys)
+            self._sought.update(dict.fromkeys(keys, now))
+        yield is_begun
+        with self.lock:
+            for key in keys:
+                self._sought.pop(key, None)
+
+    def oldest_sought(self) -> float:
+        """Return when the first of the jobs that are sought was submitted."""
+        with self.lock:
+            return min((created_at(key.bundle) for key in self._sought), default=float("inf"))
 
     def forget(self, keys: Iterable[Key]) -> None:
         """Drop what is known of these jobs."""
@@ -239,6 +264,8 @@ class Memory:
         return now - max(self._checked, created) < check_interval(now - created)
 
     def _is_wanted(self, record: Record) -> bool:
+        if self._sought and any(key in self._sought for key in record.keys):
+            return True
         return any(waiter.wants(record) for waiter in self._waiters)
 
     def _wake(self, record: Record) -> None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from queuelib.errors import BrokerUnavailable
+from queuelib.ports import StillReading
 from queuelib.settings import SUBMIT_DEADLINE
 from queuelib_rabbitmq import wire
 from queuelib_rabbitmq.io import Io, Reading
@@ -59,26 +60,26 @@ class StreamReader:
         """Return when everything that was stored from `since` (wall time) until this call has been applied.
 
         Raises:
-            BrokerUnavailable: It took longer than `timeout`.
+            StillReading: It took longer than `timeout`; the next call goes on from there.
+            BrokerUnavailable: The server does not answer.
         """
         end = time.monotonic() + timeout
         mark = os.urandom(12)
         seen = self._marks[mark] = threading.Event()
         try:
-            while True:
+            while (left := end - time.monotonic()) > 0:
                 io = self._ensure(since)
-                left = end - time.monotonic()
-                io.publish(self._stream, wire.encode(wire.MARK, mark)).result(min(max(left, 0.01), SUBMIT_DEADLINE))
-                if seen.wait(min(_MARK_AGAIN, max(left, 0.01))):
+                confirm = min(max(left, _MARK_AGAIN), SUBMIT_DEADLINE)
+                io.publish(self._stream, wire.encode(wire.MARK, mark)).result(confirm)
+                if seen.wait(min(_MARK_AGAIN, left)):
                     return
-                if time.monotonic() > end:
-                    msg = f"the stream {self._stream} was not read to its end within {timeout:g} s"
-                    raise BrokerUnavailable(msg)
-                while self._is_moving() and time.monotonic() < end:
-                    if seen.wait(_MARK_AGAIN):
+                while self._is_moving() and (left := end - time.monotonic()) > 0:
+                    if seen.wait(min(_MARK_AGAIN, left)):
                         return
+            msg = f"the stream {self._stream} was not read to its end within {timeout:g} s"
+            raise StillReading(msg)
         except TimeoutError as error:
-            msg = f"the stream {self._stream} confirmed no mark within {min(timeout, SUBMIT_DEADLINE):g} s"
+            msg = f"the stream {self._stream} did not confirm a mark in time"
             raise BrokerUnavailable(msg) from error
         finally:
             self._marks.pop(mark, None)

@@ -60,7 +60,12 @@ class RabbitResults:
         self._namespace = namespace
         # A message names where its outcomes are told of; it names no queue of anybody else's.
         self.is_reply = re.compile(rf"{re.escape(namespace)}\.reply\.[0-9a-f]{{32}}").fullmatch
+        self._look_up_for = _READ_DEADLINE
         self._client = _Client(self)
+
+    def limit_look_ups(self, seconds: float) -> None:
+        """Bound how long `fetch` and `cancelled` read; what is not read by then is read on in the background."""
+        self._look_up_for = min(seconds, _READ_DEADLINE)
 
     def accept(self, frames: Sequence[Outgoing]) -> None:
         """Remember which bundles are this process's own: their outcomes are pushed, and the stream is left alone."""
@@ -87,10 +92,11 @@ class RabbitResults:
         unknown = here.memory.unanswered(open_ones, now)
         if unknown:
             since = min(now, *(created_at(key.bundle) for key in unknown)) - _SKEW
-            with here.memory.wanting(unknown):
-                if since < here.memory.folded.forgotten:
+            with here.memory.seeking(unknown) as is_begun:
+                since = min(since, here.memory.oldest_sought() - _SKEW)  # or it would be read for those once more
+                if since < here.memory.folded.forgotten and not is_begun:
                     here.outcomes.restart()
-                here.outcomes.catch_up(since, _READ_DEADLINE)
+                here.outcomes.catch_up(since, self._look_up_for)
                 here.memory.set_checked(unknown, now)
                 found = here.memory.best_of(keys)
         return found
@@ -133,7 +139,7 @@ class RabbitResults:
             here.control.restart()
             cursor = None
         if cursor is None:
-            here.control.catch_up(0.0, _READ_DEADLINE)
+            here.control.catch_up(0.0, self._look_up_for)
         elif not here.control.is_running:
             here.resume_control()
         return Cancelled(*memory.marks_after(cursor))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from queuelib.worker.pace import HAND_AHEAD, MOST_BYTES_AHEAD, MOST_HANDED, Pace
-from queuelib.worker.ready import PASS_OVER
 
 if TYPE_CHECKING:
     from queuelib.worker.children import Child
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Assigner"]
 
-_SUSPECT_ALONE = 2  # starts without an outcome from which a job runs while no other suspect does
 _HUNGRY = 0.5  # of HAND_AHEAD; a child that has more before it gets nothing, so that bundles are seldom cut
 
 
@@ -42,24 +40,21 @@ class Assigner:
         hungry = [child for child in working if self._may_get_more(child)]
         return sorted(hungry, key=lambda child: child.ahead) if len(hungry) > 1 else hungry
 
-    def choose(
-        self, child: Child, share: int, suspects: Sequence[Part], has_ended: Callable[[Part], bool]
-    ) -> list[Part]:
+    def choose(self, child: Child, share: int, has_ended: Callable[[Part], bool], *, has_alone: bool) -> list[Part]:
         """Remove from the short lists, and return, what a child gets now.
 
         Args:
             child: The child.
             share: The most jobs it may get, so that the others get some too.
-            suspects: Jobs with starts behind them that children have.
             has_ended: Whether jobs have ended before their start; they are then passed over.
+            has_alone: Whether a child has a job beside which no other suspect may run.
         """
         share = min(share, MOST_HANDED - child.unreported)
         if self._plan.max_jobs is not None:
             share = min(share, self._plan.max_jobs - child.done - child.unreported)
-        is_alone = any(_runs_alone(suspect) for suspect in suspects)
-        basket = _Basket(self._pace, child, share, is_watched=self._is_watched, is_alone=is_alone)
+        basket = _Basket(self._pace, child, share, is_watched=self._is_watched)
         while not basket.is_full:
-            part = self._ready.pop(basket.want)
+            part = self._ready.pop(basket.want, has_alone=has_alone)
             if part is None:
                 break
             if not has_ended(part):
@@ -83,12 +78,11 @@ class Assigner:
 class _Basket:
     """What one child gets at once."""
 
-    def __init__(self, pace: Pace, child: Child, share: int, *, is_watched: bool, is_alone: bool) -> None:
+    def __init__(self, pace: Pace, child: Child, share: int, *, is_watched: bool) -> None:
         self.parts: list[Part] = []
         self._pace = pace
         self._share = share
         self._is_watched = is_watched
-        self._is_alone = is_alone  # a suspect runs that no other suspect may run beside
         self._is_first = not child.handed
         self._ahead = child.ahead
         self._bytes = child.bytes_ahead
@@ -103,8 +97,6 @@ class _Basket:
         """Return how many of these jobs fit."""
         hold = part.hold
         is_suspect = bool(hold.starts) and part.is_suspect
-        if is_suspect and self._is_alone and _runs_alone(part):
-            return PASS_OVER
         estimate = self._pace.estimate(hold.bundle.task)
         self._cost = estimate or 0.0
         if estimate is None or is_suspect or self._is_watched:
@@ -136,7 +128,3 @@ class _Basket:
             last.end = part.end
             return
         self.parts.append(part)
-
-
-def _runs_alone(part: Part) -> bool:
-    return part.hold.starts.get(part.at, 0) >= _SUSPECT_ALONE

@@ -99,6 +99,10 @@ class Books:
             if entry.delivery is old:
                 entry.delivery = new
 
+    def unwritten(self) -> set[Delivery]:
+        """Return of which deliveries something is not written yet."""
+        return self._ledger.deliveries() | {entry.delivery for entry in self._unsettled}
+
     def _note_pace(self, task: str, color: str, seconds: float, count: int) -> None:
         if count:
             self._pace.ran(task, color, seconds / count, count)
@@ -194,7 +198,7 @@ class Books:
         """
         for at, entry in enumerate(batch):
             successes = [record for record in entry.records if record.state == SUCCEEDED]
-            if successes and self._line.attempt(self._link.results.store, successes, entry.reply) is None:
+            if successes and self._line.ask(self._link.results.store, successes, entry.reply) is None:
                 self._unsettled += batch[at:]
                 return
             if entry.is_complete:

@@ -19,7 +19,7 @@ __all__ = ["Claims"]
 
 _log = logging.getLogger("queuelib.worker")
 _RENEW_EVERY = 1.0  # seconds: heartbeats, the dead, what became due; five times a lease where that is shorter
-_EXCLUSIVE_FOR = 0.8  # of a lease: then an exclusive job is killed
+_EXCLUSIVE_FOR = 0.8  # of a lease: then an exclusive job is killed, and none is started that would be
 
 
 class Claims:
@@ -57,8 +57,8 @@ class Claims:
         self._guarded: tuple[Child, ...] = ()  # children that have exclusive jobs
 
     def may_start(self, now: float) -> bool:
-        """Whether jobs may be handed out."""
-        return now <= self._held_at + self._lease
+        """Whether jobs may be handed out; in a worker with exclusive tasks, only until those would be killed."""
+        return now < self._held_at + self._lease * (_EXCLUSIVE_FOR if self._exclusive else 1.0)
 
     def held(self, at: float) -> None:
         """Note when the claims were seen to hold: they do for a lease from then on."""

@@ -95,6 +95,8 @@ class Intake:
             doubtful += self._replayed([hold for hold in holds if not hold.delivery.redelivered], results())
         if doubtful:
             self._look_up(doubtful, results())
+        if self._keys is not None and not results().capabilities.records:
+            self._note_seen(holds)  # not before: what could not be looked up now comes once more
         for hold in holds:
             if hold.left:
                 taken.holds.append(hold)
@@ -133,12 +135,13 @@ class Intake:
         what was here before is looked up.
         """
         if not results.capabilities.records:
-            marks = [(hold.bundle.id, hold.bundle.indexes[0], hold.bundle.attempt) for hold in holds]
-            seen_before = [hold for hold, mark in zip(holds, marks, strict=True) if mark in self._seen]
-            self._seen.add(marks)
-            holds = seen_before
+            marks = [_mark_of(hold) for hold in holds]
+            holds = [hold for hold, mark in zip(holds, marks, strict=True) if mark in self._seen]
         records = results.fetch([hold.key(0) for hold in holds]) if holds else []
         return [hold for hold, found in zip(holds, records, strict=True) if found is not None and not _waits(found)]
+
+    def _note_seen(self, holds: Sequence[Hold]) -> None:
+        self._seen.add(_mark_of(hold) for hold in holds if not hold.delivery.redelivered)
 
     def _look_up(self, holds: Sequence[Hold], results: ResultBackend) -> None:
         """Drop the jobs that have ended or gone on elsewhere, and count the starts of redelivered ones."""
@@ -184,6 +187,10 @@ class Intake:
 
 
 _SKEW = 300.0  # seconds that another machine's clock may be ahead of ours
+
+
+def _mark_of(hold: Hold) -> tuple[bytes, int, int]:
+    return hold.bundle.id, hold.bundle.indexes[0], hold.bundle.attempt
 
 
 def _waits(record: Record) -> bool:

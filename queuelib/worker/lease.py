@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["Hold", "Holds", "Part"]
 
 _WAITING, _HANDED, _ENDED = 0, 1, 2
+_ALONE = 2  # starts without an outcome from which a job runs while no other suspect does
 _NO_STARTS: Mapping[int, int] = MappingProxyType({})
-_NO_MARKS: frozenset[int] = frozenset()
+_NO_MARKS: Mapping[int, float] = MappingProxyType({})
 _HANDED_BYTE, _ENDED_BYTE = bytes([_HANDED]), bytes([_ENDED])
 
 
@@ -32,17 +33,19 @@ class Hold:
         bundle: What is in it.
         left: How many jobs of it have no outcome yet.
         starts: How often a job may have been started before without an outcome, by its position; see `suspect`.
-        marked: Positions of jobs for which a start mark or a running state was stored; see `mark`.
+        marked: When a start mark or a running state was stored of a job, by its position; see `mark`.
+        elsewhere: Positions of jobs that have ended elsewhere while a child had them; see `learn`.
     """
 
-    __slots__ = ("_states", "bundle", "delivery", "left", "marked", "starts")
+    __slots__ = ("_states", "bundle", "delivery", "elsewhere", "left", "marked", "starts")
 
     def __init__(self, delivery: Delivery, bundle: Bundle) -> None:
         self.delivery = delivery
         self.bundle = bundle
         self.left = len(bundle.indexes)
         self.starts: Mapping[int, int] = _NO_STARTS
-        self.marked: frozenset[int] = _NO_MARKS
+        self.marked: Mapping[int, float] = _NO_MARKS
+        self.elsewhere: frozenset[int] = frozenset()
         self._states = bytearray(self.left)
 
     def key(self, position: int) -> Key:
@@ -65,15 +68,21 @@ class Hold:
 
     def suspect(self, at: int, starts: int) -> None:
         """Note how often a job was started before without an outcome."""
-        self.starts = {**self.starts, at: starts}
+        if not isinstance(self.starts, dict):  # the shared empty one
+            self.starts = {}
+        self.starts[at] = starts
 
-    def mark(self, at: int) -> None:
-        """Note that a start mark or a running state was stored of a job."""
-        self.marked = self.marked | {at}
+    def mark(self, at: int, now: float) -> None:
+        """Note that a start mark or a running state was stored of a job, and when, on the monotonic clock."""
+        if not isinstance(self.marked, dict):  # the shared empty one
+            self.marked = {}
+        self.marked[at] = now
 
     def unmark(self, positions: Iterable[int]) -> None:
         """Note that the marks of some jobs do not stand any more."""
-        self.marked = self.marked - set(positions)
+        if isinstance(self.marked, dict):
+            for at in positions:
+                self.marked.pop(at, None)
 
     def hand(self, at: int, end: int) -> None:
         """Note that a child has these jobs."""
@@ -82,9 +91,33 @@ class Hold:
         else:
             self._states[at:end] = _HANDED_BYTE * (end - at)
 
-    def put_back(self, at: int, end: int) -> None:
-        """Note that no child has these jobs any more."""
-        self._states[at:end] = bytes(end - at)
+    def put_back(self, part: Part) -> list[Part]:
+        """Note that no child has some jobs any more; return those that have not ended meanwhile."""
+        at, end = part.at, part.end
+        if _ENDED not in self._states[at:end]:
+            self._states[at:end] = bytes(end - at)
+            return [part]
+        singles = [Part(self, place, place + 1) for place in range(at, end) if self._states[place] != _ENDED]
+        for single in singles:
+            self._states[single.at] = _WAITING
+        return singles
+
+    def learn(self, new: Hold) -> bool:
+        """Take over what was just looked up of the same jobs, which others may have had; return whether that was news.
+
+        What a child runs here is spoken for; but once it has ended elsewhere, only a success here still counts.
+        """
+        is_news = False
+        for at, state in enumerate(self._states):
+            if state != _ENDED and new.has_ended(at):
+                self.end(at, at + 1)
+                if state == _HANDED:
+                    self.elsewhere = self.elsewhere | {at}
+                is_news = True
+            elif state == _WAITING and new.starts.get(at, 0) > self.starts.get(at, 0):
+                self.suspect(at, new.starts[at])
+                is_news = True
+        return is_news
 
     def has_ended(self, position: int) -> bool:
         """Whether a job has an outcome."""
@@ -180,6 +213,11 @@ class Part:
         """Whether it is a job that was started before without an outcome."""
         return self.at in self.hold.starts
 
+    @property
+    def runs_alone(self) -> bool:
+        """Whether it is a job that runs while no other such job does: it may be what kills."""
+        return bool(self.hold.starts) and self.hold.starts.get(self.at, 0) >= _ALONE
+
     def cut(self, count: int) -> Part:
         """Return the first `count` jobs as a part of their own; the others stay here."""
         first = Part(self.hold, self.at, self.at + count)
@@ -239,8 +277,10 @@ class Holds:
         return old
 
     def lose(self) -> None:
-        """Note that the connection is gone over which all of them came; only what children have is still of interest."""
-        for delivery, hold in list(self._by_delivery.items()):
+        """Note that the connection is gone over which all of them came."""
+        for delivery in self._by_delivery:
             delivery.is_lost = True
-            if hold.left and not hold.has_handed:
-                self.discard(delivery)
+
+    def idle_lost(self) -> list[Delivery]:
+        """Return those that are not ours any more and of which no child has a job."""
+        return [delivery for delivery, hold in self._by_delivery.items() if delivery.is_lost and not hold.has_handed]

@@ -22,10 +22,10 @@ _NOTICE = 25  # between info and warning: a daemon says it, a worker beside a pr
 class Line:
     """The link, as the worker's loop and its parts use it.
 
-    This is how all of them meet a server that does not answer: they call it through `attempt`, which returns None then,
-    or call it themselves and hand what was raised to `lose`. Nothing is raised any further. Whoever could not do
+    This is how all of them meet a server that does not answer: they call it through `attempt`, or `ask` for results, which
+    return None then, or call it themselves and hand what was raised to `lose`. Nothing is raised any further. Whoever could not do
     something keeps it and does it in a later round, once `link.may_try` says that the pause is over. Where the claims on
-    all that was taken have gone with the connection, `on_lost` has been called by the time that `attempt` or `lose`
+    all that was taken have gone with the connection, `on_lost` has been called by the time that one of these
     returns: deliveries that the caller has in hand may be lost by then, and `link.lane` may be None.
 
     Args:
@@ -51,17 +51,31 @@ class Line:
         self._dry: set[str] = set()  # colors that had less than asked for, on a transport that tells when there is more
 
     def attempt(self, operation: Callable[..., Any], *arguments: Any) -> Any:
-        """Call the broker or the result backend; after a failure return None and let the link recover."""
+        """Call the broker; after a failure return None and let the link recover."""
         try:
             return operation(*arguments)
         except BrokerUnavailable as error:
             self.lose(error)
             return None
 
-    def lose(self, error: BrokerUnavailable) -> None:
-        """Note a failure: have the link pause, and throw the connection away where that is what failed."""
+    def ask(self, operation: Callable[..., Any], *arguments: Any) -> Any:
+        """Call the result backend by itself; after a failure return None, and spare the lane if that is well."""
+        try:
+            return operation(*arguments)
+        except BrokerUnavailable as error:
+            self.lose(error, spares_lane=True)
+            return None
+
+    def lose(self, error: BrokerUnavailable, *, spares_lane: bool = False) -> None:
+        """Note a failure: have the link pause, and throw the connection away where that is what failed.
+
+        Args:
+            error: The failure.
+            spares_lane: Whether it was the result backend that failed, over a connection of its own: also where it has
+                a door beside the lane, and the two are one server.
+        """
         self._dry.clear()
-        if self.link.keeps_claims or self._is_well():
+        if self.link.keeps_claims or self._is_well(spares_lane=spares_lane):
             self.link.failed(error, keeps_lane=True)
             return
         fd, self.fd = self.fd, None
@@ -117,10 +131,10 @@ class Line:
             left[delivery.color] -= 1
         self._dry = {color for color, count in left.items() if count > 0}
 
-    def _is_well(self) -> bool:
-        """Whether it was the results' own server that failed: what runs here is still ours then."""
+    def _is_well(self, *, spares_lane: bool) -> bool:
+        """Whether it was the results' own connection that failed: what runs here is still ours then."""
         lane = self.link.lane
-        if lane is None or self.link.door is not None:
+        if lane is None or (self.link.door is not None and not spares_lane):
             return False
         try:
             lane.renew()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from queuelib import broker, plugins
 from queuelib.clock import Clock
 from queuelib.errors import AccessRefused, BrokerUnavailable
-from queuelib.ports import Redelivery
+from queuelib.ports import LongReader, Redelivery
 from queuelib.sealed import SealedResults, SealedSettlement
 
 if TYPE_CHECKING:
@@ -22,10 +22,18 @@ _log = logging.getLogger("queuelib.worker")
 _CONNECT_DEADLINE = 5.0
 _LONGEST_WAIT = 3.0  # seconds between two attempts: a server that is back is used within five
 _WAIT_SHARE = 1 / 15  # of a lease, at most: after a stall all renew before anybody has seen a lease expired twice
+# The loop stands still during a look-up: claims and heartbeats have to be renewed meanwhile, and the watchdog ends a loop
+# that stands still for a minute. What takes longer is tried again.
+_LOOK_UP_FOR = 3.0  # seconds: 0.16 s is usual
+_LOOK_UP_SHARE = 1 / 5  # of a lease, at most
 
 
 class Link:
-    """The lane, the result backend and the door between them; with keys, what is stored is signed."""
+    """The lane, the result backend and the door between them; with keys, what is stored is signed.
+
+    Attributes:
+        keep: Seconds for which what is stored is kept.
+    """
 
     def __init__(  # noqa: PLR0917 - what a manifest says, in its order
         self,
@@ -37,9 +45,12 @@ class Link:
         keys: Keyring | None = None,
     ) -> None:
         self.keys = keys
+        self.keep = keep
         self._namespace = namespace
         self._settings = broker.settings_for(broker_url, namespace)
         self._stored = plugins.backend_for(results_url).results(results_url, namespace, keep)
+        if isinstance(self._stored, LongReader):
+            self._stored.limit_look_ups(min(_LOOK_UP_FOR, (self.lease or float("inf")) * _LOOK_UP_SHARE))
         self.results: ResultBackend = (
             self._stored if keys is None else SealedResults(self._stored, keys, shows_forged=False)
         )

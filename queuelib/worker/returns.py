@@ -1,4 +1,4 @@
-"""Deliveries that go back to the broker unrun: early ones, those that nobody here can run, and the rest at the end."""
+"""Deliveries that do not become jobs now: they go back to the broker unrun, or wait here to be looked up again."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Returns"]
 
 _log = logging.getLogger("queuelib.worker")
+_LOOK_AGAIN = 1.0  # seconds in which the loop goes its rounds, while a long stream is read on in the background
+_MOST_DOUBTFUL = 1000  # deliveries, as of one take
 _EARLY = 60.0  # seconds before its due time from which on a message is held here; clocks differ
 
 
@@ -40,6 +42,9 @@ class Returns:
         self._clock = clock
         self._postponed: list[tuple[float, Delivery]] = []  # kept here until a time, where no transport does that
         self._stranded: list[tuple[Sequence[Delivery], float]] = []  # could not be given back yet, and for how long
+        self._doubtful: list[Delivery] = []  # to be looked up again, together: what was read for them is of use then
+        self._behind: list[Delivery] = []  # to be looked up after those, which would be read for from the start again
+        self._look_up_at = 0.0
 
     def give_back(self, deliveries: Sequence[Delivery], delay: float) -> None:
         """Return deliveries for a while; where that fails and they stay ours, try again until it works.
@@ -82,9 +87,48 @@ class Returns:
             self._postponed = [entry for entry in self._postponed if entry[0] > now]
         return due
 
+    @property
+    def is_looking_up(self) -> bool:
+        """Whether there are deliveries that could not be looked up yet."""
+        return bool(self._doubtful or self._behind)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether these are so many that nothing more should be taken."""
+        return len(self._doubtful) + len(self._behind) >= _MOST_DOUBTFUL
+
+    def look_up_later(self, deliveries: Sequence[Delivery]) -> None:
+        """Keep what could not be looked up: here, where most of what is to be read for it was read already."""
+        if self._doubtful:
+            self._behind += deliveries
+        elif deliveries:
+            self._doubtful = list(deliveries)
+            self._look_up_at = self._clock.monotonic() + _LOOK_AGAIN
+
+    def look_up_again(self, now: float) -> list[Delivery]:
+        """Return what is to be looked up now, if it is still ours."""
+        lane = self._link.lane
+        if lane is None or not self._link.may_try or now < self._look_up_at:
+            return []
+        if not self._doubtful:
+            self._doubtful, self._behind = self._behind, []
+        lost = self._line.attempt(lane.find_lost, self._doubtful) if self._doubtful else ()
+        if lost is None:
+            return []
+        again, self._doubtful = self._doubtful, []
+        return [delivery for delivery in again if delivery not in lost]
+
     def forget(self) -> None:
-        """Forget what was put off here: it came over a connection that is gone, and others have it."""
+        """Forget what waits here: it came over a connection that is gone, and others have it."""
         self._postponed.clear()
+        self._doubtful.clear()
+        self._behind.clear()
+
+    def _leftovers(self) -> list[Delivery]:
+        """Remove and return what waits here."""
+        left = [*(delivery for _, delivery in self._postponed), *self._doubtful, *self._behind]
+        self.forget()
+        return left
 
     def leave(self, holds: Holds) -> None:
         """Give back what nobody here runs, at the end: what runs may take hours."""
@@ -93,8 +137,7 @@ class Returns:
         rest = [hold for hold in holds if hold.is_untouched and not hold.has_handed]
         ours = [hold for hold in rest if not hold.delivery.is_lost]
         self._uncount(ours)
-        deliveries = [hold.delivery for hold in ours] + [delivery for _, delivery in self._postponed]
-        self._postponed.clear()
+        deliveries = [hold.delivery for hold in ours] + self._leftovers()
         for hold in rest:
             holds.discard(hold.delivery)
         if deliveries:
@@ -105,7 +148,7 @@ class Returns:
         lane = self._link.lane
         untouched = [hold for hold in holds if hold.is_untouched]
         whole = [hold.delivery for hold in untouched]
-        whole += [delivery for _, delivery in self._postponed]
+        whole += self._leftovers()
         whole += [delivery for deliveries, _ in self._stranded for delivery in deliveries]
         self._uncount(untouched)
         if whole and lane is not None and self._link.lane is not None:

@@ -30,7 +30,7 @@ from queuelib.shown import shown
 
 if TYPE_CHECKING:
     from queuelib.message import Outgoing
-    from queuelib.ports import Lane, ResultBackend, Settlement
+    from queuelib.ports import Delivery, Lane, ResultBackend, Settlement
     from queuelib.signing import Keyring
     from queuelib.worker.lease import Hold
 
@@ -105,12 +105,14 @@ class Ledger:
 
     def _succeed_apart(self, hold: Hold, at: int, count: int, data: bytes, seconds: float, ran_by: str) -> int:  # noqa: PLR0917
         """Enter those that have not ended already, where a second run of some of the jobs reported."""
-        each = seconds / count
-        return sum(
-            self.succeed(hold, place, 1, result, each, ran_by)
-            for place, result in enumerate(split_list(joined_list(count, data), count), at)
-            if not hold.has_ended(place)
-        )
+        each, entered = seconds / count, 0
+        for place, result in enumerate(split_list(joined_list(count, data), count), at):
+            if not hold.has_ended(place):
+                entered += self.succeed(hold, place, 1, result, each, ran_by)
+            elif place in hold.elsewhere:
+                record = self._single(hold, place, result, each, ran_by)
+                self._singles.append(Settled(hold.delivery, (record,), reply=hold.bundle.reply))
+        return entered
 
     def add(self, hold: Hold, at: int, outcome: Outcome) -> str:
         """Enter the outcome of a job; return the state it leads to, or nothing if it had ended before."""
@@ -132,6 +134,10 @@ class Ledger:
         if item is not None:
             entry.quarantined = [*entry.quarantined, item]
         return record.state
+
+    def deliveries(self) -> set[Delivery]:
+        """Return of which deliveries there are entries."""
+        return {hold.delivery for hold in self._entries} | {entry.delivery for entry in self._singles}
 
     def take_all(self) -> list[Settled]:
         """Return the entries, and start anew."""

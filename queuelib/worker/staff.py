@@ -179,6 +179,8 @@ class Staff:
     def check(self, now: float) -> list[tuple[Hold, int, float]]:
         """Kill who runs a job for longer than it may, and tell handlers whose jobs others may run by now.
 
+        That is where a delivery was lost, and also where the claim on it has run out: others cannot be asked then.
+
         Returns:
             What else runs: hold and position of each job, and for how many seconds.
         """
@@ -188,7 +190,7 @@ class Staff:
             if running is None:
                 continue
             hold, at, number, started = running
-            child.slot.lose(number if hold.delivery.is_lost else 0)
+            child.slot.lose(number if hold.delivery.is_lost or now > self._until else 0)
             hard = hold.bundle.limits.hard_timeout
             if hard is not None and now - started > hard and child.pid:
                 child.doomed = number
@@ -197,10 +199,10 @@ class Staff:
                 found.append((hold, at, now - started))
         return found
 
-    def suspects(self) -> list[Part]:
-        """Return the jobs with starts behind them that children have."""
-        firsts = [child.handed[0] for child in self._children if child.handed]  # they are handed over alone
-        return [part for part in firsts if part.is_suspect]
+    @property
+    def has_alone(self) -> bool:
+        """Whether one has a job beside which no other suspect may run."""
+        return any(child.handed[0].runs_alone for child in self._children if child.handed)  # they are handed over alone
 
     def interrupt(self, why: str) -> None:
         """Have what runs raise `Shutdown` in its handler; nobody is hired any more."""

@@ -26,6 +26,7 @@ __all__ = ["READ_EVERY", "Starts", "Withdrawals"]
 _log = logging.getLogger("queuelib.worker")
 READ_EVERY = 0.02  # seconds: a cancelled job is started at most this long after its mark
 _SHOW_AFTER = 1.0  # seconds: a state that costs a write is only published for jobs that last
+_MARK_AGAIN = 0.25  # of the time for which marks are kept: then that of a job that runs is stored again
 _MOST_WITHDRAWN = 100_000  # bundles of which cancelled jobs are remembered
 
 
@@ -53,7 +54,7 @@ class Withdrawals:
         if now - self._read_at < READ_EVERY:
             return set()
         self._read_at = now
-        marks = self._line.attempt(self._line.link.results.cancelled, self._cursor)
+        marks = self._line.ask(self._line.link.results.cancelled, self._cursor)
         if marks is None:
             return set()
         self._cursor = marks.cursor
@@ -96,12 +97,14 @@ class Starts:
         line: The connection.
         once: Names of the tasks that must not start a second time: all their starts are marked.
         clock: The clocks.
+        keep: Seconds for which what is stored is kept.
     """
 
-    def __init__(self, line: Line, once: Collection[str], clock: Clock) -> None:
+    def __init__(self, line: Line, once: Collection[str], clock: Clock, keep: float) -> None:
         self._line = line
         self._once = frozenset(once)
         self._clock = clock
+        self._again_after = max(keep * _MARK_AGAIN, _SHOW_AFTER)
 
     def mark(self, batch: Sequence[Part]) -> Sequence[Part] | None:
         """Store that jobs start, before they do, where that must be known; return those that may, None if nobody knows.
@@ -109,14 +112,15 @@ class Starts:
         Those that were started before without an outcome may be what kills; those of at_most_once tasks must not be
         started by whoever takes them over, so that it has to be known, after the mark, that they are still ours.
         """
-        suspects = [part for part in batch if part.is_suspect]
+        suspects = [part for part in batch if part.is_suspect and not part.hold.delivery.is_lost]
         if not suspects:
-            return batch
+            return [part for part in batch if not part.hold.delivery.is_lost]
         lane = self._line.link.lane
         if lane is None or self.store([(part.hold, part.at) for part in suspects], RUNNING, 1) is None:
             return None
+        now = self._clock.monotonic()
         for part in suspects:
-            part.hold.mark(part.at)
+            part.hold.mark(part.at, now)
         once = [part.hold.delivery for part in suspects if part.hold.bundle.task in self._once]
         lost = self._line.attempt(lane.find_lost, once) if once else ()
         if lost is None:
@@ -126,24 +130,44 @@ class Starts:
         return [part for part in batch if not part.hold.delivery.is_lost]
 
     def unmark(self, parts: Iterable[Part]) -> None:
-        """Store of jobs that come back from a child that they did not start, where it was stored that they do."""
-        unmarked: list[tuple[Hold, int]] = []
-        for part in parts:
-            hold = part.hold
-            if hold.marked:
-                marked = [at for at in range(part.at, part.end) if at in hold.marked]
-                hold.unmark(marked)
-                unmarked += [(hold, at) for at in marked]
-        if unmarked:
-            self.store(unmarked, QUEUED, 0)
+        """Store of jobs that come back from a child that they did not start, where it was stored that they do.
+
+        Not where another worker may have them by now: what stands there may be its own mark. Ours stays then, and the
+        next start here stores it again.
+        """
+        marked = [
+            (part.hold, at)
+            for part in parts
+            if part.hold.marked and not part.hold.delivery.is_lost
+            for at in range(part.at, part.end)
+            if at in part.hold.marked
+        ]
+        for hold, at in marked:
+            hold.mark(at, float("-inf"))  # whatever is stored now: should it run here after all, that is shown anew
+        lane = self._line.link.lane
+        if not marked or lane is None or not self._line.link.may_try:
+            return
+        lost = self._line.attempt(lane.find_lost, list(dict.fromkeys(hold.delivery for hold, _ in marked)))
+        if lost is None:
+            return
+        for delivery in lost:
+            delivery.is_lost = True
+        ours = [(hold, at) for hold, at in marked if not hold.delivery.is_lost]
+        if ours and self.store(ours, QUEUED, 0) is not None:
+            for hold, at in ours:
+                hold.unmark([at])
 
     def show(self, running: Iterable[tuple[Hold, int, float]]) -> None:
-        """Store of jobs that they run, once they have for some seconds and unless that was done before."""
-        new = [(hold, at) for hold, at, seconds in running if seconds > _SHOW_AFTER and at not in hold.marked]
-        for hold, at in new:
-            hold.mark(at)
-        if new:
-            self.store(new, RUNNING, 1)
+        """Store of jobs that they run, once they have for a second and unless that was done before; and later again.
+
+        A mark that is forgotten while its job runs is missed by whoever takes the job over.
+        """
+        now = self._clock.monotonic()
+        ours = [(hold, at) for hold, at, seconds in running if seconds > _SHOW_AFTER and not hold.delivery.is_lost]
+        due = [(hold, at) for hold, at in ours if now - hold.marked.get(at, float("-inf")) > self._again_after]
+        if due and self._line.link.may_try and self.store(due, RUNNING, 1) is not None:
+            for hold, at in due:
+                hold.mark(at, now)
 
     def store(self, jobs: Iterable[tuple[Hold, int]], state: str, more_starts: int) -> Sequence[bool] | None:
         """Store that jobs run or wait, with how often they were started; return None where that failed."""
@@ -152,7 +176,7 @@ class Starts:
             Record(hold.key(at), state, hold.bundle.attempt, body.of_starts(hold.starts.get(at, 0) + more_starts), now)
             for hold, at in jobs
         ]
-        stand: Sequence[bool] | None = self._line.attempt(self._line.link.results.store, records)
+        stand: Sequence[bool] | None = self._line.ask(self._line.link.results.store, records)
         return stand
 
     def before(self, hold: Hold, starts: int) -> Outcome | None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import selectors
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from queuelib import faults
 from queuelib.clock import SYSTEM, Clock
 from queuelib.errors import BrokerUnavailable
-from queuelib.ports import Delivery, Settled, WorkerInfo
+from queuelib.ports import Delivery, Settled, StillReading, WorkerInfo
 from queuelib.worker.assign import Assigner
 from queuelib.worker.books import Books
 from queuelib.worker.children import Child
@@ -74,7 +74,7 @@ class Supervisor:
         self._line = Line(link, self._selector, self._on_lost, rests=not plan.burst)
         self._claims = Claims(self._line, self._holds, self._staff, exclusive, self._on_taken_over, clock.monotonic())
         self._books = Books(self._line, self._holds, self._pace, plan.name, clock)
-        self._starts = Starts(self._line, once, clock)
+        self._starts = Starts(self._line, once, clock, link.keep)
         self._withdrawals = Withdrawals(self._line, self._books, self._ready, clock)
         self._returns = Returns(self._line, self._starts, self._intake.pause, clock)
         self._timers: dict[str, float] = {}
@@ -161,12 +161,18 @@ class Supervisor:
             elif key.data == "wake":
                 _drain(self._wake_read)
             elif key.data == "lane":
-                has_room = not self._stops and any(self._assigner.room(self._staff.working).values())
-                self._line.hear(self._plan.colors, has_room=has_room)
+                self._line.hear(self._plan.colors, has_room=self._has_room)
             elif key.data == "owner":
                 self._selector.unregister(key.fileobj)
                 self._stops = max(self._stops, 1)
         return noisy
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether what the lane has to say would be taken in this round; else it is readable for as long as nobody does."""
+        if self._stops or not self._link.may_try or self._returns.is_full:
+            return False
+        return any(self._assigner.room(self._staff.working).values())
 
     def _pause(self) -> float:
         """Return the seconds until something is to be done even if nobody wakes us."""
@@ -201,7 +207,7 @@ class Supervisor:
 
     def _take(self) -> None:
         lane = self._link.lane
-        if lane is None or not self._link.may_try:
+        if lane is None or not self._link.may_try or self._returns.is_full:
             return
         self._ready.promote(self._clock.wall())
         room = self._assigner.room(self._staff.working)
@@ -216,12 +222,23 @@ class Supervisor:
                 faults.point("after_take")
             self._receive(deliveries)
 
-    def _receive(self, deliveries: list[Delivery]) -> None:
+    def _receive(self, deliveries: Sequence[Delivery]) -> None:
+        if self._returns.is_looking_up:
+            self._returns.look_up_later([delivery for delivery in deliveries if delivery.redelivered])
+            deliveries = [delivery for delivery in deliveries if not delivery.redelivered]
+        if deliveries:
+            self._read(deliveries)
+
+    def _read(self, deliveries: Sequence[Delivery]) -> None:
         try:
             taken = self._intake.read(deliveries, lambda: self._link.results)
         except BrokerUnavailable as error:
-            self._returns.give_back(deliveries, 1.0)
-            self._line.lose(error)
+            doubtful = [delivery for delivery in deliveries if delivery.redelivered] or deliveries
+            self._returns.look_up_later(doubtful)
+            if not isinstance(error, StillReading):
+                self._line.lose(error, spares_lane=True)
+            if len(doubtful) < len(deliveries) and self._link.lane is not None:
+                self._read([delivery for delivery in deliveries if not delivery.redelivered])
             return
         self._books.add(taken.settled)
         for delivery in taken.postponed:
@@ -250,10 +267,16 @@ class Supervisor:
             if hold.is_same(new.bundle):
                 was_lost, old = hold.delivery.is_lost, self._holds.adopt(hold, new.delivery)
                 self._books.readdress(old, new.delivery)
+                left, has_news = hold.left, hold.learn(new)
+                if left and not hold.left:
+                    self._books.add([Settled(hold.delivery, is_complete=True)])
                 if was_lost:
                     self._admit(hold, now)  # what no child has was forgotten with the connection
                 else:
                     self._books.add([Settled(old, is_complete=True)])
+                    if has_news:
+                        self._ready.discard(hold, now)
+                        self._admit(hold, now)
                 return True
             if hold.overlaps(new.bundle):
                 self._returns.give_back([new.delivery], _RETRY_OVERLAP)
@@ -279,18 +302,21 @@ class Supervisor:
     # What is handed out.
 
     def _hand_out(self) -> None:
-        if not self._ready.count:
+        has_alone = self._staff.has_alone
+        if not self._ready.count(has_alone=has_alone):
             # Idle children get what others were handed and have not started.
             self._put_back(self._staff.recall_stuck(self._clock.monotonic()))
-        if not self._ready.count or not self._claims.may_start(self._clock.monotonic()):
+        count = self._ready.count(has_alone=has_alone)
+        if not count or not self._claims.may_start(self._clock.monotonic()):
             return
         hungry = self._assigner.hungry(self._staff.working)
         if not hungry:
             return
         self._withdraw()
-        share = -(-self._ready.count // len(hungry))
+        share = -(-count // len(hungry))
         for child in hungry:
-            batch = self._assigner.choose(child, share, self._staff.suspects(), self._withdrawals.has_ended)
+            has_alone = self._staff.has_alone
+            batch = self._assigner.choose(child, share, self._withdrawals.has_ended, has_alone=has_alone)
             marked = self._starts.mark(batch)
             if marked is None:
                 self._put_back(batch)
@@ -308,10 +334,9 @@ class Supervisor:
         """Return jobs that did not start, or are to start anew, to the short lists."""
         if not parts:
             return
-        for part in parts:
-            part.hold.put_back(part.at, part.end)
         self._starts.unmark(parts)
-        self._ready.put_back([part for part in parts if not part.hold.delivery.is_lost])
+        waiting = [one for part in parts for one in part.hold.put_back(part)]
+        self._ready.put_back([part for part in waiting if not part.hold.delivery.is_lost])
 
     # What is heard.
 
@@ -357,15 +382,17 @@ class Supervisor:
         if self._is_time("look", _LOOK_EVERY, now):
             self._line.look_again()  # should a wake-up have been missed
             self._starts.show(self._staff.check(now))
-            due = self._returns.retry(now)
-            if due:
-                self._receive(due)
+            self._let_go()
+            self._receive(self._returns.retry(now))
+            doubtful = self._returns.look_up_again(now)
+            if doubtful:
+                self._read(doubtful)
             self._staff.tidy()
 
     def _announce(self, lifetime: float) -> None:
         colors = tuple(self._plan.colors)
         info = WorkerInfo(self._plan.name, socket.gethostname(), os.getpid(), colors, self._tasks, self._clock.wall())
-        self._line.attempt(self._link.results.announce, info, lifetime)
+        self._line.ask(self._link.results.announce, info, lifetime)
 
     def _is_time(self, name: str, every: float, now: float) -> bool:
         if now - self._timers.get(name, float("-inf")) < every:
@@ -387,7 +414,21 @@ class Supervisor:
     def _on_taken_over(self) -> None:
         """Let go of deliveries that others have taken over."""
         self._put_back(self._staff.recall_all())
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget deliveries that others speak for, once no child has a job of them and what they became is written.
+
+        Kept, one would answer for jobs that nobody here runs: were they to come back, they would be turned away.
+        """
+        lost = self._holds.idle_lost()
+        if not lost:
+            return
         self._ready.discard_lost(self._clock.wall())
+        unwritten = self._books.unwritten()
+        for delivery in lost:
+            if delivery not in unwritten:
+                self._holds.discard(delivery)
 
     # The end.
 
@@ -398,6 +439,8 @@ class Supervisor:
         if not self._plan.burst:
             return False
         if not self._staff.is_idle or not self._ready.is_empty or not self._books.is_empty:
+            return False
+        if self._returns.is_looking_up:
             return False
         quiet = 0.0 if self._link.keeps_claims else _BURST_QUIET
         return self._empty_takes > 0 and self._clock.monotonic() - self._taken_at >= quiet

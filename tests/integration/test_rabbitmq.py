@@ -22,7 +22,7 @@ from queuelib.errors import BrokerUnavailable, ConfigurationError, QueuelibError
 from queuelib.ids import Key, new_bundle_id
 from queuelib.message import Outgoing
 from queuelib.outcome import FAILED, SUCCEEDED, Record
-from queuelib.ports import QuarantineItem, Settled, TransportCapabilities, TransportSettings, WorkerInfo
+from queuelib.ports import QuarantineItem, Settled, StillReading, TransportCapabilities, TransportSettings, WorkerInfo
 from queuelib_rabbitmq import BACKEND
 from queuelib_rabbitmq.io import Io, _parameters
 from queuelib_rabbitmq.ladder import Ladder
@@ -463,6 +463,35 @@ class TestResults:
         for one in (reader, other, writer):
             found = one.fetch(keys)
             assert [record and record.body for record in found] == [b"yes", b"one", None]
+
+    def test_a_look_up_that_takes_long_goes_on(self, results: Callable[[], ResultBackend]) -> None:
+        """Whoever has only one thread is told so in time, asks again, and what was read meanwhile is not read again."""
+        writer, reader = results(), cast("Any", results())
+        key = Key(new_bundle_id(time.time()), 0)
+        writer.store([Record(key, FAILED, 1, b"why", time.time())])
+        outcomes = reader._client.outcomes
+        may_read, applied, apply = threading.Event(), [], outcomes._apply
+
+        def slowly(message: list[Any]) -> None:
+            may_read.wait(30.0)
+            applied.append(message[0])
+            apply(message)
+
+        outcomes._apply = slowly
+        reader.limit_look_ups(0.1)
+        with pytest.raises(StillReading):
+            reader.fetch([key])
+        may_read.set()
+
+        def found() -> bool:
+            try:
+                (record,) = reader.fetch([key])
+            except StillReading:
+                return False
+            return record is not None and record.state == FAILED
+
+        eventually(found, within=10.0)
+        assert len(applied) == 1
 
     def test_wait_for_foreign_jobs(self, results: Callable[[], ResultBackend]) -> None:
         """Waiting for a job of another process ends when its outcome is stored."""

@@ -94,6 +94,13 @@ class FakeLane:
         if self.error is not None:
             raise self.error
 
+    def find_lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Return those that are lost."""
+        self.log.append(("find_lost", list(deliveries)))
+        if self.error is not None:
+            raise self.error
+        return [delivery for delivery in deliveries if delivery in self.lost]
+
     def acknowledge(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Return those that are lost."""
         self.log.append(("acknowledge", list(deliveries)))

@@ -46,12 +46,13 @@ class Desk:
         self,
         child: FakeChild | None = None,
         share: int = 10_000,
-        suspects: tuple[Part, ...] = (),
         has_ended: Callable[[Part], bool] = lambda _: False,
+        *,
+        has_alone: bool = False,
     ) -> list[tuple[int, int]]:
         """Return what a child gets, as ranges of positions."""
         chosen: Any = child or FakeChild()
-        return [(part.at, part.end) for part in self.assigner.choose(chosen, share, suspects, has_ended)]
+        return [(part.at, part.end) for part in self.assigner.choose(chosen, share, has_ended, has_alone=has_alone)]
 
 
 def jobs(count: int = 1, *, starts: int = 0, **changes: Any) -> Part:
@@ -87,7 +88,7 @@ class TestHowMany:
         ((at, end),) = desk.choose()
         assert at == 0
         assert end == pytest.approx(100, abs=1)
-        assert desk.ready.count == 1000 - end
+        assert desk.ready.count() == 1000 - end
 
     def test_others_get_their_share(self) -> None:
         """However much would fit."""
@@ -148,16 +149,20 @@ class TestAlone:
 
     def test_a_suspect_runs_alone(self) -> None:
         """What was started twice without an outcome waits while another such runs; what was started once does not."""
-        other = jobs(starts=2)
-        assert Desk(jobs(starts=2)).choose(suspects=(other,)) == []
-        assert Desk(jobs(starts=2)).choose(suspects=(jobs(starts=1),)) == [(0, 1)]
-        assert Desk(jobs(starts=1)).choose(suspects=(other,)) == [(0, 1)]
+        assert [jobs(starts=starts).runs_alone for starts in (0, 1, 2, 3)] == [False, False, True, True]
+        assert Desk(jobs(starts=2)).choose(has_alone=True) == []
+        assert Desk(jobs(starts=2)).choose() == [(0, 1)]
+        assert Desk(jobs(starts=1)).choose(has_alone=True) == [(0, 1)]
 
     def test_others_pass_a_suspect(self) -> None:
-        """Another color goes on meanwhile."""
-        desk = Desk(jobs(starts=2, color="red"), jobs(color="green"))
-        assert desk.choose(suspects=(jobs(starts=2),)) == [(0, 1)]
-        assert desk.ready.count_of("red") == 1
+        """Those of another color, and those behind it, in their order; and it goes first as soon as it may."""
+        desk = Desk(jobs(starts=2), *(jobs(number) for number in (1, 2, 3)), jobs(starts=2, color="red"), quick=None)
+        assert desk.choose(has_alone=True) == [(0, 1)]
+        assert desk.choose(has_alone=True) == [(0, 1)]
+        assert desk.choose() == [(0, 1)]
+        assert desk.ready.count() == 5
+        assert desk.ready.count(has_alone=True) == 4
+        assert not desk.ready.is_empty
 
 
 class TestRoom:
@@ -167,6 +172,12 @@ class TestRoom:
         """As much as there are idle children."""
         desk = Desk(quick=None)
         children: list[Any] = [busy(), FakeChild(), FakeChild()]
+        assert desk.assigner.room(children) == {"yellow": 2}
+
+    def test_a_suspect_that_must_wait_takes_no_room(self) -> None:
+        """Others of its color are taken, and run meanwhile."""
+        desk = Desk(jobs(starts=2), quick=None)
+        children: list[Any] = [FakeChild(), FakeChild()]
         assert desk.assigner.room(children) == {"yellow": 2}
 
     def test_what_waits_here_is_taken_off(self) -> None:

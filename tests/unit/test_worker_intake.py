@@ -208,7 +208,7 @@ class TestRedelivered:
         ],
     )
     def test_starts_are_counted(self, record: Record | None, starts: int) -> None:
-        """The mark says how often it was started; without one it may have been, once."""
+        """The mark says how often it was started; without one, or with one that cannot be read, it may have been, once."""
         reader = Reader(*([record] if record else []))
         (hold,) = reader.read(make_delivery(redelivered=True)).holds
         assert hold.starts.get(0, 0) == starts

@@ -38,7 +38,10 @@ class TestHold:
                 assert hold.end(at, end) == is_new
                 states[at:end] = ["ended"] * (end - at) if is_new else states[at:end]
             elif "ended" not in states[at:end]:
-                (hold.hand if move == "hand" else hold.put_back)(at, end)
+                if move == "hand":
+                    hold.hand(at, end)
+                else:
+                    assert [(part.at, part.end) for part in hold.put_back(Part(hold, at, end))] == [(at, end)]
                 states[at:end] = ["handed" if move == "hand" else "waits"] * (end - at)
         assert positions(hold.waiting()) == [at for at, state in enumerate(states) if state == "waits"]
         assert hold.left == count - states.count("ended")
@@ -53,6 +56,15 @@ class TestHold:
         hold.suspect(5, 1)
         assert [(part.at, part.end) for part in hold.waiting()] == [(0, 2), (3, 5), (5, 6), (6, 8)]
 
+    def test_suspects_are_noted_one_by_one(self) -> None:
+        """What was noted before is not copied for each: a redelivered bundle may be of very many jobs."""
+        hold, other = make_hold(make_bundle(3)), make_hold(make_bundle(3))
+        hold.suspect(0, 1)
+        noted = hold.starts
+        hold.suspect(2, 4)
+        assert hold.starts is noted
+        assert (noted, other.starts) == ({0: 1, 2: 4}, {})
+
     def test_the_remainder_is_what_has_no_outcome(self) -> None:
         """It travels on under the same ids and attempt, at once, and past a broker that accepts each id once."""
         hold = make_hold(make_bundle(4, due=5.0, attempt=2, deaths=1, reply="inbox"))
@@ -64,6 +76,16 @@ class TestHold:
         assert (bundle.indexes, codec.decode(bundle.column)) == ([1, 3], [[1], [3]])
         assert (bundle.id, bundle.size, bundle.attempt, bundle.deaths, bundle.reply) == (BUNDLE_ID, 4, 2, 1, "inbox")
         assert (bundle.due, rest.due, rest.is_successor) == (None, None, True)
+
+    def test_what_has_ended_does_not_come_back(self) -> None:
+        """Of what a child had, and another worker ended meanwhile."""
+        hold, news = make_hold(make_bundle(4)), make_hold(make_bundle(4))
+        hold.hand(0, 4)
+        news.end(1, 2)
+        assert hold.learn(news)
+        assert not hold.learn(news)
+        assert [(part.at, part.end) for part in hold.put_back(Part(hold, 0, 4))] == [(0, 1), (2, 3), (3, 4)]
+        assert positions(hold.waiting()) == [0, 2, 3]
 
 
 class TestPart:
@@ -144,15 +166,16 @@ class TestHolds:
         assert (len(holds), list(holds.of_bundle(BUNDLE_ID))) == (0, [])
 
     def test_a_lost_connection(self) -> None:
-        """All deliveries are lost; those stay known of which a child has jobs, or whose outcomes are not written yet."""
+        """All deliveries are lost, and those idle of which no child has jobs."""
         waits, runs, ended = (make_hold(make_bundle(2, id=bytes([n]) * 16)) for n in range(3))
         runs.hand(1, 2)
         ended.end(0, 2)
         holds = Holds()
         for hold in (waits, runs, ended):
             holds.add(hold)
+        assert holds.idle_lost() == []
         holds.lose()
-        assert list(holds) == [runs, ended]
+        assert holds.idle_lost() == [waits.delivery, ended.delivery]
         assert all(hold.delivery.is_lost for hold in (waits, runs, ended))
 
     def test_one_job_by_two_deliveries(self) -> None:

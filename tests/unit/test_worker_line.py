@@ -102,6 +102,25 @@ class TestFailure:
         it.line.lose(BrokerUnavailable("the other server"))
         assert (it.losses, it.is_listening, it.link.may_try) == (0, True, False)
 
+    @pytest.mark.parametrize("is_broken", [False, True])
+    def test_results_of_the_same_server_are_apart_from_the_lane(self, fd: int, is_broken: bool) -> None:  # noqa: FBT001
+        """They have a connection of their own; the lane is lost only if it does not answer either."""
+        it = Desk(fd, keeps_claims=False)
+        it.link.door, it.lane.is_broken = object(), is_broken
+
+        def fail() -> None:
+            raise BrokerUnavailable("it confirmed nothing")
+
+        assert it.line.ask(fail) is None
+        assert (it.losses, it.is_listening, it.link.may_try) == (is_broken, not is_broken, False)
+
+    def test_what_fails_at_the_door_is_the_lane(self, fd: int) -> None:
+        """Whether it was written is not known, and that it answers now says nothing of it."""
+        it = Desk(fd, keeps_claims=False)
+        it.link.door = object()
+        it.line.lose(BrokerUnavailable("no confirmation"))
+        assert (it.losses, it.link.lane) == (1, None)
+
     def test_a_muted_lane_can_be_lost(self, fd: int) -> None:
         """Its descriptor is not in the selector then."""
         it = Desk(fd, keeps_claims=False)

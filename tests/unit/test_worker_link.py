@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -55,3 +55,11 @@ def test_what_fails_in_a_pause_does_not_lengthen_it(link: Link, time: Time) -> N
     time.now += 0.41
     assert link.may_try
     assert pauses(link, time, 1) == pytest.approx([0.8], abs=0.06)
+
+
+@pytest.mark.parametrize(("heartbeat", "seconds"), [(20, 3.0), (2, 0.4)])
+def test_a_look_up_ends_long_before_the_lease(time: Time, heartbeat: int, seconds: float) -> None:
+    """Nothing is renewed during one."""
+    url = f"amqp://host//?heartbeat={heartbeat}"
+    link = Link(url, url, "test", 60.0, time.clock)
+    assert cast("Any", link.results)._look_up_for == pytest.approx(seconds)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from queuelib.color import DEFAULT_PALETTE, Palette
 from queuelib.worker.lease import Part
-from queuelib.worker.ready import PASS_OVER, Ready
+from queuelib.worker.ready import Ready
 from tests.unit.fakes import make_bundle, make_hold, make_part, positions, quick
 
 STRICT = Palette(DEFAULT_PALETTE, taking="strict")
@@ -80,7 +80,7 @@ class TestChoice:
         ready = fill([job(count=7), job()])
         part = ready.pop(lambda *_: wanted)
         assert part is not None
-        assert (part.at, part.count, ready.count) == (0, wanted, 8 - wanted)
+        assert (part.at, part.count, ready.count()) == (0, wanted, 8 - wanted)
         assert positions(pop_all(ready)) == [*range(wanted, 7), 0]
 
     def test_none_wanted_changes_nothing(self) -> None:
@@ -88,24 +88,32 @@ class TestChoice:
         parts = [job("red", count=8), job("yellow", count=8)]
         plain = [color_of(part) for part in pop_all(fill([job("red", count=8), job("yellow", count=8)]))]
         ready, colors = fill(parts), []
-        while ready.count:
+        while ready.count():
             assert ready.pop(lambda *_: 0) is None
             part = ready.pop(all_of_it)
             assert part is not None
             colors.append(color_of(part))
         assert colors == plain
 
-    def test_a_color_whose_first_may_not_start_is_passed_over(self) -> None:
-        """Others start meanwhile, and it keeps its place."""
-        red, green = job("red"), job("green")
-        ready = fill([red, green])
+    def test_a_suspect_that_may_not_start_is_passed(self) -> None:
+        """Others start meanwhile, in their order, those behind it too; it is first as soon as it may be."""
+        first, second, third, red, green = job(), job(), job(), job("red"), job("green")
+        for suspect in (first, red):
+            suspect.hold.suspect(0, 2)
+        ready = fill([first, second, red, third, green])
+        assert [ready.pop(all_of_it, has_alone=True) for _ in range(4)] == [second, third, green, None]
+        assert (ready.count(has_alone=True), ready.count(), ready.is_empty) == (0, 2, False)
+        ready.put_back([second])
+        assert pop_all(ready) == [red, first, second]
 
-        def not_red(part: Part, _: bool) -> int:  # noqa: FBT001 - as Ready calls it
-            return PASS_OVER if part is red else 1
-
-        assert ready.pop(not_red) is green
-        assert ready.pop(not_red) is None
-        assert ready.pop(all_of_it) is red
+    def test_many_suspects_are_not_hoarded(self) -> None:
+        """They wait here beside what others may start, but not without an end."""
+        ready = fill([])
+        part = job(count=2)
+        part.hold.suspect(0, 2)
+        for _ in range(8192 + 5):
+            ready.add(Part(part.hold, 0, 1), 0.0)
+        assert ready.count_of("yellow") == 5
 
     def test_recalled_jobs_go_to_the_heads_of_their_lists(self) -> None:
         """In their order, before what came later."""
@@ -122,14 +130,14 @@ class TestCounts:
         """The lists are counted apart and together; what is held until it is due is no part of them."""
         ready = fill([job("red"), job("green", count=5), job("green"), job("green", due=9.0)])
         assert [ready.count_of(name) for name in DEFAULT_PALETTE.names] == [1, 0, 6]
-        assert ready.count == 7
+        assert ready.count() == 7
         assert not ready.is_empty
 
     def test_empty(self) -> None:
         """Nothing waits, nothing starts, nothing is due."""
         ready = fill([])
         assert ready.is_empty
-        assert ready.count == 0
+        assert ready.count() == 0
         assert ready.pop(all_of_it) is None
         assert ready.next_due() is None
 
@@ -148,7 +156,7 @@ class TestDue:
     def test_only_what_is_not_due_is_held(self, due: float | None, waits: int) -> None:
         """A job without a due time, or with one that has come, waits for a child like any other."""
         ready = fill([job(due=due)], now=10.0)
-        assert ready.count == waits
+        assert ready.count() == waits
         assert ready.next_due() == (None if waits else due)
         assert not ready.is_empty
 
@@ -179,7 +187,7 @@ class TestDiscard:
         lost.delivery.is_lost = later.delivery.is_lost = True
         ready.discard_lost(0.0)
         assert ready.next_due() is None
-        assert ready.count == 2
+        assert ready.count() == 2
         assert [(part.hold, part.at) for part in pop_all(ready)] == [(kept, 0), (kept, 1)]
 
     @quick

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,13 +33,15 @@ class Line:
 
     def __init__(self) -> None:
         self.results = FakeResults()
-        self.link = SimpleNamespace(results=self.results, lane=FakeLane())
+        self.link = SimpleNamespace(results=self.results, lane=FakeLane(), may_try=True)
 
     def attempt(self, operation: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return operation(*arguments)
         except BrokerUnavailable:
             return None
+
+    ask = attempt
 
 
 class Shelf:
@@ -85,7 +88,7 @@ class TestWithdrawals:
         it.withdrawals.read(it.time.now)
         assert not it.withdrawals.has_ended(Part(make_hold(make_bundle(3)), 0, 2))
         assert not it.withdrawals.has_ended(make_part(make_bundle(id=bytes(16))))
-        assert (it.ended, it.ready.count) == ([], 0)
+        assert (it.ended, it.ready.count()) == ([], 0)
 
     def test_what_has_expired_ends(self) -> None:
         """At its time it may still start."""
@@ -110,8 +113,8 @@ class TestWithdrawals:
         assert it.cursors == [None, 7, 7, 8]
 
 
-def make_starts(line: Line, once: tuple[str, ...] = ()) -> Starts:
-    return Starts(cast("Any", line), once, Time().clock)
+def make_starts(line: Line, once: tuple[str, ...] = (), time: Time | None = None, keep: float = 3600.0) -> Starts:
+    return Starts(cast("Any", line), once, (time or Time()).clock, keep)
 
 
 def make_death(hold: Hold, why: str = "", *, was_meant: bool = True) -> Death:
@@ -154,6 +157,57 @@ class TestStarts:
         starts.unmark([Part(hold, 0, 3)])
         stored = [[(record.key.index, record.state) for record in said[0]] for _, said in line.results.log]
         assert stored == [[(1, RUNNING)], [(1, QUEUED)]]
+
+    @pytest.mark.parametrize("once", [(), ("lab.work",)])
+    def test_the_mark_of_a_job_that_runs_for_long_is_stored_again(self, once: tuple[str, ...]) -> None:
+        """Long before it is forgotten, which is as long after it was stored; with the same number of starts."""
+        line, hold, time = Line(), make_hold(), Time()
+        starts = make_starts(line, once, time, keep=86_400.0)
+        if once:
+            hold.starts = {0: 0}
+            starts.mark(hold.waiting())
+        began = time.now
+        for _ in range(100):
+            time.now += 3_600.0
+            starts.show([(hold, 0, time.now - began)])
+        marks = [record for verb, said in line.results.log if verb == "store" for record in said[0]]
+        assert {(record.state, body.starts_in(record.body)) for record in marks} == {(RUNNING, 1)}
+        times = [record.at for record in marks] + [time.now]
+        assert len(marks) < 20
+        assert max(late - early for early, late in itertools.pairwise(times)) <= 86_400.0 / 3
+
+    def test_a_mark_that_was_not_stored_again_is_tried_again(self) -> None:
+        """At the next look."""
+        line, hold, time = Line(), make_hold(), Time()
+        starts = make_starts(line, time=time, keep=400.0)
+        starts.show([(hold, 0, 2.0)])
+        time.now += 101.0
+        line.results.error = BrokerUnavailable("gone")
+        starts.show([(hold, 0, 103.0)])
+        line.results.error = None
+        line.results.log.clear()
+        starts.show([(hold, 0, 103.2)])
+        starts.show([(hold, 0, 103.4)])
+        assert [verb for verb, _ in line.results.log] == ["store"]
+
+    def test_what_may_be_unmarked_is_shown_again(self) -> None:
+        """That it waits may have been stored though the answer was lost; then it runs once more."""
+        line, hold = Line(), make_hold()
+        starts = make_starts(line)
+        starts.show([(hold, 0, 2.0)])
+        line.results.error = BrokerUnavailable("gone")
+        starts.unmark([Part(hold, 0, 1)])
+        line.results.error = None
+        starts.show([(hold, 0, 2.0)])
+        states = [record.state for verb, said in line.results.log if verb == "store" for record in said[0]]
+        assert states == [RUNNING, QUEUED, RUNNING]
+
+    def test_of_what_others_have_nothing_is_shown(self) -> None:
+        """They say themselves that it runs."""
+        line, hold = Line(), make_hold()
+        hold.delivery.is_lost = True
+        make_starts(line).show([(hold, 0, 1.5)])
+        assert line.results.log == []
 
     def test_what_was_never_started_needs_no_mark(self) -> None:
         """Nothing is stored of it."""

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from queuelib import body, envelope
+from queuelib.bundle import part
 from queuelib.color import DEFAULT_PALETTE
 from queuelib.errors import BrokerUnavailable, JobLost
 from queuelib.ids import Key
 from queuelib.message import Limits
 from queuelib.outcome import FAILED, QUEUED, RETRYING, RUNNING, SUCCEEDED, Again, Failed, Record
-from queuelib.ports import Cancelled
+from queuelib.ports import Cancelled, StillReading
 from queuelib.worker.crew import ThreadCrew
+from queuelib.worker.lease import Part
 from queuelib.worker.plan import Plan
 from queuelib.worker.staff import Death
 from queuelib.worker.supervisor import Supervisor
-from tests.unit.fakes import BUNDLE_ID, FakeDoor, FakeLane, FakeResults, Time, make_bundle, make_delivery
+from tests.unit.fakes import BUNDLE_ID, FakeDoor, FakeLane, FakeResults, Time, make_bundle, make_delivery, positions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from queuelib.ports import Delivery, Settled
-    from queuelib.worker.lease import Hold, Part
+    from queuelib.worker.lease import Hold
 
 
 class Results(FakeResults):
@@ -64,11 +67,6 @@ class Lane(FakeLane):
         self.log.append(("renew", None))
         return self.silence
 
-    def find_lost(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Return those that are lost."""
-        self.log.append(("find_lost", list(deliveries)))
-        return [delivery for delivery in deliveries if delivery in self.lost]
-
     def give_back(self, deliveries: Sequence[Delivery], delay: float = 0.0) -> None:
         """Write it down, or fail."""
         if self.is_broken:
@@ -102,6 +100,7 @@ class Link:
         self.keys = None
         self.keeps_claims = keeps_claims
         self.lease: float | None = None
+        self.keep = 3600.0
         self.delays = True
         self.may_try = True
         self.log: list[tuple[str, Any]] = []
@@ -129,10 +128,10 @@ class Link:
 class Desk:
     """A supervisor, of which a test plays the rounds."""
 
-    def __init__(self, link: Any, processes: int, once: Sequence[str]) -> None:
+    def __init__(self, link: Any, processes: int, once: Sequence[str], exclusive: Sequence[str]) -> None:
         self.link = link
         self.time = Time()
-        crew = ThreadCrew(None, {"tasks": ["lab.work"], "once": once, "exclusive": []}, "desk")  # type: ignore[arg-type]  # it makes no child
+        crew = ThreadCrew(None, {"tasks": ["lab.work"], "once": once, "exclusive": exclusive}, "desk")  # type: ignore[arg-type]  # it makes no child
         plan = Plan("desk", DEFAULT_PALETTE.names, DEFAULT_PALETTE, processes)
         self.supervisor: Any = Supervisor(crew, self.link, plan, self.time.clock)
 
@@ -163,7 +162,7 @@ class Desk:
 
     def again(self) -> list[int]:
         """Return the positions of the jobs that wait to be started."""
-        return [at for part in self.supervisor._ready.drain() for at in range(part.at, part.end)]
+        return positions(self.supervisor._ready.drain())
 
     def settled(self) -> list[Settled]:
         """Return what went through the door."""
@@ -176,8 +175,17 @@ class Desk:
 
 
 @contextmanager
-def desk(link: Link, processes: int = 0, once: Sequence[str] = ()) -> Iterator[Desk]:
-    made = Desk(link, processes, once)
+def socketpair() -> Generator[tuple[socket.socket, socket.socket], None, None]:
+    here, there = socket.socketpair()
+    with here, there:
+        yield here, there
+
+
+@contextmanager
+def desk(
+    link: Link, processes: int = 0, once: Sequence[str] = (), exclusive: Sequence[str] = ()
+) -> Generator[Desk, None, None]:
+    made = Desk(link, processes, once, exclusive)
     try:
         yield made
     finally:
@@ -231,8 +239,168 @@ class TestLoss:
             assert list(it.supervisor._holds) == []
 
 
+def started(it: Desk) -> list[int]:
+    """Hand out what waits to a child that the test plays; return the positions of the jobs that it gets."""
+    parts: list[Part] = []
+    child = SimpleNamespace(handed=[], ahead=0.0, bytes_ahead=0, unreported=0, done=0, hand=parts.extend)
+    it.supervisor._assigner.hungry = lambda _: [child]
+    it.supervisor._hand_out()
+    return positions(parts)
+
+
+def mark_of(it: Desk, at: int) -> tuple[str, int]:
+    """Return state and number of starts that are stored of a job."""
+    record = it.link.results.records[Key(BUNDLE_ID, at)]
+    return record.state, body.starts_in(record.body)
+
+
+class TestTakenOver:
+    """A delivery that others had for a while, and that comes back while a child here still runs a job of it."""
+
+    def back(self, it: Desk, keeps_claims: bool, *records: Record) -> Hold:  # noqa: FBT001
+        """Run job 0 of two, lose the delivery, let others store something, and take the message once more."""
+        delivery = make_delivery(make_bundle(2))
+        it.supervisor._receive([delivery])
+        hold: Hold
+        (hold,) = it.supervisor._holds
+        it.supervisor._ready.drain()
+        hold.hand(0, 1)
+        if keeps_claims:
+            it.link.lane.lost = [delivery]
+            it.supervisor._claims._find_lost(it.link.lane)
+        else:
+            it.supervisor._line.lose(BrokerUnavailable("gone"))
+            it.link.may_try, it.link.lane = True, Lane(it.link.log)
+        it.link.results.records.update({record.key: record for record in records})
+        it.supervisor._receive([redelivered(delivery)])
+        return hold
+
+    @pytest.mark.parametrize("keeps_claims", [False, True])
+    def test_what_ended_there_does_not_start_here(self, keeps_claims: bool) -> None:  # noqa: FBT001
+        """Job 1 has succeeded elsewhere."""
+        with desk(Link(keeps_claims=keeps_claims)) as it:
+            hold = self.back(it, keeps_claims, Record(Key(BUNDLE_ID, 1), SUCCEEDED, 1, b"\x01", 0.0))
+            assert it.again() == []
+            it.succeed(hold, 0)
+            it.settle()
+            assert [entry.is_complete for entry in it.settled()] == [True]
+
+    @pytest.mark.parametrize("keeps_claims", [False, True])
+    def test_what_started_there_is_a_suspect_here(self, keeps_claims: bool) -> None:  # noqa: FBT001
+        """And what must not start a second time ends."""
+        for once in ((), ("lab.work",)):
+            with desk(Link(keeps_claims=keeps_claims), once=once) as it:
+                mark = Record(Key(BUNDLE_ID, 1), RUNNING, 1, body.of_starts(1), 0.0)
+                hold = self.back(it, keeps_claims, mark)
+                assert hold.starts[1] == 1
+                assert it.again() == ([] if once else [1])
+                it.settle()
+                assert it.records() == ([(1, FAILED)] if once else [])
+                it.succeed(hold, 0)
+
+    def test_a_failure_that_was_dropped_is_no_permission(self) -> None:
+        """It was marked here before it started: it ends, and does not start anew."""
+        with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
+            hold = it.receive(make_delivery(make_bundle(2)))
+            it.supervisor._starts.store([(hold, 0)], RUNNING, 1)
+            it.link.lane.lost = [hold.delivery]
+            it.supervisor._claims._find_lost(it.link.lane)
+            it.fail(hold, 0)
+            it.settle()
+            it.supervisor._receive([redelivered(hold.delivery)])
+            assert it.again() == []
+            it.settle()
+            assert it.records()[-1] == (0, FAILED)
+
+    @pytest.mark.parametrize("outcome", ["success", "failure", "retry", "death"])
+    def test_what_ended_there_while_it_ran_here(self, outcome: str) -> None:
+        """Only a success counts: nothing is tried again that has ended."""
+        with desk(Link(keeps_claims=True)) as it:
+            hold = self.back(it, True, Record(Key(BUNDLE_ID, 0), FAILED, 1, b"why", 0.0))  # noqa: FBT003
+            assert it.again() == [1]
+            if outcome == "success":
+                it.succeed(hold, 0)
+            elif outcome == "death":
+                it.supervisor._account_for(Death(hold, 0, 7, "signal 9", "", was_meant=True))
+            else:
+                (it.retry if outcome == "retry" else it.fail)(hold, 0)
+            it.settle()
+            assert it.again() == []
+            assert it.records() == ([(0, SUCCEEDED)] if outcome == "success" else [])
+            assert [entry.successors for entry in it.settled() if entry.successors] == []
+            it.succeed(hold, 1)
+            it.settle()
+            assert [entry.is_complete for entry in it.settled()][-1:] == [True]
+            assert list(it.supervisor._holds) == []
+
+    def test_all_has_ended_by_now(self) -> None:
+        """Of what is kept until it can be stored, and of what ended elsewhere: then nothing is left but to say so."""
+        with desk(Link(keeps_claims=True)) as it:
+            delivery = make_delivery(make_bundle(2))
+            hold = it.receive(delivery)
+            it.succeed(hold, 0)
+            it.link.results.error = BrokerUnavailable("gone")
+            it.link.lane.lost = [delivery]
+            it.supervisor._claims._find_lost(it.link.lane)
+            hold.put_back(Part(hold, 1, 2))
+            it.settle()
+            it.supervisor._look_around()
+            it.link.results.error, it.link.may_try = None, True
+            key = Key(BUNDLE_ID, 1)
+            it.link.results.records[key] = Record(key, SUCCEEDED, 1, b"\x01", 0.0)
+            it.supervisor._receive([redelivered(delivery)])
+            assert it.again() == []
+            it.link.log.clear()
+            it.settle()
+            assert it.records() == [(0, SUCCEEDED)]
+            assert [entry.is_complete for entry in it.settled()] == [False, True]
+
+    def test_a_remainder_of_it_runs_here(self) -> None:
+        """Whoever took over gave back what it had not run: a delivery that was lost does not stand in its way."""
+        with desk(Link(keeps_claims=True)) as it:
+            delivery = make_delivery(make_bundle(3))
+            hold = it.receive(delivery)
+            hold.put_back(Part(hold, 1, 3))
+            it.link.lane.lost = [delivery]
+            it.supervisor._claims._find_lost(it.link.lane)
+            assert list(it.supervisor._holds) == [hold]
+            it.succeed(hold, 0)
+            it.settle()
+            it.supervisor._look_around()
+            assert list(it.supervisor._holds) == []
+            it.supervisor._receive([make_delivery(part(make_bundle(3), [0, 1]))])
+            assert it.again() == [0, 1]
+
+    def test_a_lost_connection_keeps_what_runs_and_what_is_unwritten(self) -> None:
+        """Nothing else: what waits was forgotten with it."""
+        with desk(Link(keeps_claims=False)) as it:
+            waits, runs, ended = (make_delivery(make_bundle(2, id=bytes([n]) * 16)) for n in range(3))
+            it.supervisor._receive([waits, runs, ended])
+            holds = {hold.delivery: hold for hold in it.supervisor._holds}
+            holds[runs].hand(0, 1)
+            it.succeed(holds[ended], 0)
+            it.supervisor._line.lose(BrokerUnavailable("gone"))
+            it.supervisor._let_go()
+            assert [hold.delivery for hold in it.supervisor._holds] == [runs, ended]
+            assert waits.is_lost
+            it.link.may_try = True
+            it.settle()
+            it.supervisor._let_go()
+            assert [hold.delivery for hold in it.supervisor._holds] == [runs]
+
+
 class TestTwice:
     """The same message once more, while its jobs are in hand."""
+
+    def test_what_the_second_one_tells_counts(self) -> None:
+        """It was looked up, and what has ended by now does not start although the first one is still in hand."""
+        with desk(Link(keeps_claims=True)) as it:
+            first, other = make_delivery(make_bundle(2)), make_delivery(make_bundle(id=bytes(16)))
+            it.supervisor._receive([first, other])
+            it.link.results.records[Key(BUNDLE_ID, 0)] = Record(Key(BUNDLE_ID, 0), SUCCEEDED, 1, b"\x01", 0.0)
+            it.supervisor._receive([redelivered(first)])
+            waiting = it.supervisor._ready.drain()
+            assert [(part.hold.bundle.id, part.at) for part in waiting] == [(bytes(16), 0), (BUNDLE_ID, 1)]
 
     def test_both_deliveries_are_acknowledged(self) -> None:
         """Also where the job has just returned, and its outcome is not written yet."""
@@ -252,14 +420,99 @@ class TestTrouble:
     def test_what_cannot_be_given_back_is_given_back_later(self) -> None:
         """Where claims outlive the failure, the message stays ours: forgotten, it would wait for this worker's end."""
         with desk(Link(keeps_claims=True)) as it:
-            delivery = make_delivery(make_bundle(1), redelivered=True)
-            it.link.results.error = BrokerUnavailable("gone")
+            it.receive(make_delivery(make_bundle(2)))
             it.link.lane.is_broken = True
-            it.supervisor._receive([delivery])
-            it.link.results.error, it.link.lane.is_broken, it.link.may_try = None, False, True
+            overlapping = make_delivery(part(make_bundle(2), [1]))
+            it.supervisor._receive([overlapping])
+            it.link.lane.is_broken, it.link.may_try = False, True
             it.supervisor._look_around()
-            assert [said for verb, said in it.link.log if verb == "give_back"] == [[delivery]]
+            assert [said for verb, said in it.link.log if verb == "give_back"] == [[overlapping]]
             assert it.again() == []
+
+    @pytest.mark.parametrize("error", [StillReading("much to read"), BrokerUnavailable("gone")])
+    def test_what_cannot_be_looked_up_waits_here(self, error: BrokerUnavailable) -> None:
+        """Here it goes on where it was, and what comes later waits for that; what needs no look-up starts."""
+
+        def waiting() -> list[Delivery]:
+            return [part.hold.delivery for part in it.supervisor._ready.drain()]
+
+        def look_around() -> None:
+            it.time.now += 2.0
+            it.link.may_try = True
+            it.supervisor._look_around()
+
+        with desk(Link(keeps_claims=False)) as it:
+            first, other, fresh = (make_delivery(make_bundle(id=bytes([n]) * 16), redelivered=n < 2) for n in range(3))
+            it.link.results.error = error
+            it.supervisor._receive([first, fresh])
+            assert it.link.may_try == isinstance(error, StillReading)
+            it.supervisor._receive([other])
+            assert waiting() == [fresh]
+            look_around()
+            it.link.results.error = None
+            look_around()
+            assert waiting() == [first]
+            look_around()
+            assert waiting() == [other]
+            asked = [[key.bundle[0] for key in said] for verb, said in it.link.log if verb == "fetch"]
+            assert asked == [[0], [0], [0], [1]]
+
+    def test_not_everything_waits_to_be_looked_up(self) -> None:
+        """Other workers take what this one would only keep."""
+        with desk(Link(keeps_claims=True)) as it:
+            it.link.results.error = StillReading("much to read")
+            taken: list[int] = []
+            it.supervisor._line.may_have = lambda _: True
+            it.supervisor._line.take = lambda *_: taken.append(1)
+            it.supervisor._take()
+            it.supervisor._receive([make_delivery(redelivered=True) for _ in range(1000)])
+            it.supervisor._take()
+            assert taken == [1]
+            it.link.results.error = None
+
+    @pytest.mark.parametrize("is_full", [False, True])
+    def test_a_lane_is_not_heard_that_nobody_may_read(self, is_full: bool) -> None:  # noqa: FBT001
+        """Or the loop would go round for as long, since it stays readable."""
+        with desk(Link(keeps_claims=True), processes=1) as it, socketpair() as (here, there):
+            it.supervisor._staff.hire()
+            it.link.lane.capabilities = SimpleNamespace(wakes=False, has_batch_verbs=False)
+            it.link.lane.fileno, it.link.lane.notes = here.fileno, list
+            it.supervisor._line.listen(it.link.lane)
+            there.send(b"1")
+            it.supervisor._wait()
+            assert here.fileno() in it.supervisor._selector.get_map()
+            it.link.may_try = is_full
+            if is_full:
+                it.link.results.error = StillReading("much to read")
+                it.supervisor._receive([make_delivery(redelivered=True) for _ in range(1000)])
+            it.supervisor._wait()
+            assert here.fileno() not in it.supervisor._selector.get_map()
+            it.link.may_try, it.link.results.error = True, None
+            it.supervisor._returns.forget()
+            it.supervisor._take()
+            assert here.fileno() in it.supervisor._selector.get_map()
+
+    @pytest.mark.parametrize("becomes", ["lost", "cut off", "stopped"])
+    def test_what_waits_to_be_looked_up_may_go(self, becomes: str) -> None:
+        """To others, who have it already or get it back."""
+        with desk(Link(keeps_claims=becomes == "lost")) as it:
+            delivery = make_delivery(redelivered=True)
+            it.link.results.error = StillReading("much to read")
+            it.supervisor._receive([delivery])
+            it.link.results.error = None
+            if becomes == "lost":
+                it.link.lane.lost = [delivery]
+            elif becomes == "cut off":
+                it.supervisor._line.lose(BrokerUnavailable("gone"))
+                it.link.lane, it.link.may_try = Lane(it.link.log), True
+            else:
+                it.supervisor.stop()
+                it.supervisor._wind_down()
+            it.time.now += 2.0
+            it.supervisor._look_around()
+            assert it.again() == []
+            given = [said for verb, said in it.link.log if verb == "give_back"]
+            assert given == ([[delivery]] if becomes == "stopped" else [])
 
     def test_a_retry_is_accepted_once(self) -> None:
         """Where only the answer was lost, what is written again is the rest: two of it would run side by side."""
@@ -302,6 +555,26 @@ class TestTrouble:
             it.link.results.error, it.link.may_try = None, True
             it.settle()
             assert [said for verb, said in it.link.log if verb == "acknowledge"] == [[hold.delivery]]
+
+    @pytest.mark.parametrize("what", ["announce", "cancelled", "store", "fetch"])
+    def test_results_that_fail_beside_a_door_cost_no_delivery(self, what: str) -> None:
+        """They have a connection of their own, and what runs here is still ours as long as the lane answers."""
+        with desk(Link(keeps_claims=False)) as it:
+            hold = it.receive(make_delivery(make_bundle(1)))
+
+            def fail(*_: Any) -> Any:
+                raise BrokerUnavailable("it did not confirm within 5 s; is it out of memory or disk?")
+
+            works = getattr(it.link.results, what)
+            setattr(it.link.results, what, fail)
+            it.supervisor._announce(15.0)
+            it.supervisor._withdraw()
+            it.supervisor._starts.show([(hold, 0, 2.0)])
+            it.supervisor._receive([make_delivery(make_bundle(1, id=bytes(16)), redelivered=True)])
+            setattr(it.link.results, what, works)
+            assert not it.link.may_try
+            assert it.link.lane is not None
+            assert not hold.delivery.is_lost
 
     def test_it_does_not_spin_while_it_may_not_try(self) -> None:
         """What became due while the server was away waits, and the supervisor with it."""
@@ -396,20 +669,12 @@ class TestOnce:
         (hold,) = it.supervisor._holds
         return hold
 
-    def started(self, it: Desk) -> list[int]:
-        """Hand out what waits to a child that the test plays; return the positions of the jobs that it gets."""
-        parts: list[Part] = []
-        child = SimpleNamespace(handed=[], ahead=0.0, bytes_ahead=0, unreported=0, done=0, hand=parts.extend)
-        it.supervisor._assigner.hungry = lambda _: [child]
-        it.supervisor._hand_out()
-        return [at for part in parts for at in range(part.at, part.end)]
-
     def test_its_start_is_stored_before_it_starts(self) -> None:
         """And only then the server is asked whether it is still ours: who takes it over sees the mark."""
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
             self.take(it)
             it.link.log.clear()
-            assert self.started(it) == [0]
+            assert started(it) == [0]
             assert [verb for verb, _ in it.link.log] == ["store", "find_lost"]
             assert it.records() == [(0, RUNNING)]
 
@@ -418,7 +683,7 @@ class TestOnce:
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
             self.take(it)
             it.link.results.error = BrokerUnavailable("gone")
-            assert self.started(it) == []
+            assert started(it) == []
             assert it.again() == [0]
             it.link.results.error = None
 
@@ -426,8 +691,43 @@ class TestOnce:
         """The claim was lost between the taking and the mark."""
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
             it.link.lane.lost = [self.take(it).delivery]
-            assert self.started(it) == []
+            assert started(it) == []
             assert it.again() == []
+
+    def test_nothing_is_marked_of_what_others_have(self) -> None:
+        """Of the other jobs of that delivery, either: they would end as lost although nobody had started them."""
+        with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
+            it.supervisor._receive([make_delivery(make_bundle(3))])
+            (hold,) = it.supervisor._holds
+            it.link.lane.lost = [hold.delivery]
+            assert started(it) == []
+            assert it.records() == [(0, RUNNING)]
+            it.supervisor._look_around()
+            assert it.again() == []
+            assert list(it.supervisor._holds) == []
+
+    def test_the_mark_of_another_worker_stands(self) -> None:
+        """Whose the job is is not known after the mark; it waits, and nothing is stored that may be wrong."""
+        with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
+            self.take(it)
+            it.link.lane.error = BrokerUnavailable("no answer")
+            assert started(it) == []
+            assert mark_of(it, 0) == (RUNNING, 1)
+            it.link.lane.error, it.link.may_try = None, True
+            assert started(it) == [0]
+            assert mark_of(it, 0) == (RUNNING, 1)
+
+    @pytest.mark.parametrize("is_ours", [False, True])
+    def test_what_comes_back_unstarted_is_unmarked_if_it_is_ours(self, is_ours: bool) -> None:  # noqa: FBT001
+        """What others have may have been started, and marked, by them."""
+        with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
+            hold = self.take(it)
+            assert started(it) == [0]
+            hold.hand(0, 1)
+            it.link.lane.lost = [] if is_ours else [hold.delivery]
+            it.supervisor._put_back([Part(hold, 0, 1)])
+            assert mark_of(it, 0) == ((QUEUED, 0) if is_ours else (RUNNING, 1))
+            assert it.again() == ([0] if is_ours else [])
 
     def test_who_takes_it_over_ends_it(self) -> None:
         """A mark says that it may have run: it fails, and its reason says so."""
@@ -457,7 +757,7 @@ class TestOnce:
         """After an error, too: what a child has is not given back as if it had not started."""
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
             hold = it.receive(make_delivery(make_bundle(2)))
-            hold.put_back(1, 2)
+            hold.put_back(Part(hold, 1, 2))
         assert it.records() == [(0, FAILED)]
         last = it.settled()[-1]
         assert (last.is_complete, [envelope.decode(one.frame).indexes for one in last.successors]) == (True, [[1]])
@@ -509,6 +809,24 @@ class TestClaim:
             self.cut_off(it, 2.0)
             assert [verb for verb, _ in it.link.log if verb == "find_lost"] == ["find_lost"]
 
+    def test_a_handler_is_told_when_its_lease_has_run_out(self) -> None:
+        """The server cannot be asked, but by then another worker may have the job; told so, it is until it is ours."""
+        with desk(self.link()) as it:
+            hold, told = it.receive(make_delivery()), cast("list[int]", [])
+            slot = SimpleNamespace(lose=told.append, claim=lambda _: None)
+            child = SimpleNamespace(running=lambda: (hold, 0, 7, it.time.now), slot=slot, recall=list)
+            it.supervisor._claims.held(it.time.now)
+            it.supervisor._staff._children = [child]
+            it.link.may_try = False
+            self.cut_off(it, 14.0)
+            self.cut_off(it, 2.0)
+            it.link.may_try = True
+            self.cut_off(it, 1.0)
+            it.link.lane.lost = [hold.delivery]
+            self.cut_off(it, 16.0)
+            assert told == [0, 7, 0, 7]
+            it.supervisor._staff._children = []
+
     def test_an_exclusive_job_is_killed_before_the_claim_ends(self) -> None:
         """Not earlier, and not while the claim is renewed."""
         with desk(self.link()) as it:
@@ -523,3 +841,14 @@ class TestClaim:
             it.supervisor.kill_exclusive(began + 12.5)
             assert len(killed) == 1
             it.supervisor._claims._guarded = ()
+
+    def test_none_is_started_that_would_be_killed(self) -> None:
+        """From then on, until the claim is renewed."""
+        with desk(self.link(), exclusive=["lab.work"]) as it:
+            it.supervisor._receive([make_delivery(make_bundle(1))])
+            it.link.may_try = False
+            self.cut_off(it, 12.5)
+            assert started(it) == []
+            it.link.may_try = True
+            self.cut_off(it, 1.0)
+            assert started(it) == [0]
