@@ -140,6 +140,8 @@ def _check_engine(image: str, *, is_local: bool) -> None:
         try:
             client = docker.from_env(timeout=ENGINE_WITHIN)
         except DockerException:
+            pass
+        if client is None:
             gc.collect()
     if client is None:
         msg = "no container engine answers"
