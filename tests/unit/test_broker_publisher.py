@@ -207,10 +207,14 @@ def test_who_was_interrupted_while_it_waited_sends_nothing(lane: Lane) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     waits = threading.Thread(target=interrupt)
-    waits.start()
-    with pytest.raises(KeyboardInterrupt):
-        publisher.publish([frame(1)], 60.0)
-    waits.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it runs beside ignore it
+    try:
+        waits.start()
+        with pytest.raises(KeyboardInterrupt):
+            publisher.publish([frame(1)], 60.0)
+        waits.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     lane.gate.set()
     first.join()
     publisher.publish([frame(2)], 10.0)
