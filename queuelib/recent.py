@@ -17,8 +17,8 @@ class Recent(Generic[T]):
     and made anew, ever again.
 
     >>> recent = Recent[int](2)
-    >>> recent.add([1, 2, 3, 4])
-    >>> 1 in recent, 3 in recent
+    >>> recent.add([1, 2, 3, 4, 5])
+    >>> 1 in recent, 4 in recent
     (False, True)
     """
 
