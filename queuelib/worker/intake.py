@@ -36,12 +36,13 @@ class Taken:
     Attributes:
         holds: Those with jobs to run.
         settled: Those to be settled at once: unreadable, or with no job left.
-        postponed: Those to be given back for a while: unknown task, newer version, encrypted and no key.
+        postponed: Those to be given back for a while, each with its reason: unknown task, newer version, encrypted and
+            no key.
     """
 
     holds: list[Hold]
     settled: list[Settled]
-    postponed: list[Delivery]
+    postponed: list[tuple[Delivery, str]]
 
 
 class Intake:
@@ -164,7 +165,7 @@ class Intake:
         if not self._patience or not -_SKEW <= age <= self._patience - self.pause:
             taken.settled.append(self._set_aside(delivery, reason))
         else:
-            taken.postponed.append(delivery)
+            taken.postponed.append((delivery, shown(reason)))
 
     def _refuse(self, delivery: Delivery, reason: str) -> Settled:
         """Set a message aside and say nothing of the jobs that it names: it need not be theirs."""

@@ -60,9 +60,9 @@ class Returns:
             if self._link.keeps_claims:
                 self._stranded.append((deliveries, delay))
 
-    def postpone(self, delivery: Delivery) -> None:
-        """Put off a message that cannot be run here yet."""
-        _log.warning("a message in %s cannot be run here yet; it goes back for %g s", delivery.color, self._pause)
+    def postpone(self, delivery: Delivery, reason: str) -> None:
+        """Put off a message that cannot be run here yet, and say why, on one line."""
+        _log.warning("a message in %s goes back for %g s, for others to run: %s", delivery.color, self._pause, reason)
         if self._link.lane is not None and self._link.delays:
             self.give_back([delivery], self._pause)
         else:

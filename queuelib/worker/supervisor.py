@@ -241,8 +241,8 @@ class Supervisor:
                 self._read([delivery for delivery in deliveries if not delivery.redelivered])
             return
         self._books.add(taken.settled)
-        for delivery in taken.postponed:
-            self._returns.postpone(delivery)
+        for delivery, reason in taken.postponed:
+            self._returns.postpone(delivery, reason)
         was_waiting = {color for color in self._plan.colors if self._ready.count_of(color)}
         now = self._clock.wall()
         bundles: dict[str, list[int]] = {}

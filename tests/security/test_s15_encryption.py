@@ -118,7 +118,9 @@ def test_s15_a_worker_without_the_key_leaves_it_to_others() -> None:
     delivery = make_delivery(frame=encode(make_bundle(column=ARGUMENTS), KEYS), published=time.clock.wall())
     intake = Intake(["lab.work"], ["yellow"], 100.0, time.clock)
     stored: Any = FakeResults()
-    assert intake.read([delivery], lambda: stored).postponed == [delivery]
+    ((postponed, reason),) = intake.read([delivery], lambda: stored).postponed
+    assert postponed is delivery
+    assert "it is encrypted" in reason
     delivery.published -= 101.0
     (settled,) = intake.read([delivery], lambda: stored).settled
     (item,) = settled.quarantined

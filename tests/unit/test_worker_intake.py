@@ -74,7 +74,7 @@ class TestRun:
         taken = Reader().read(bad[0], good[0], odd[0], good[1], odd[1], bad[1])
         assert [hold.delivery for hold in taken.holds] == good
         assert [settled.delivery for settled in taken.settled] == bad
-        assert taken.postponed == odd
+        assert [delivery for delivery, _ in taken.postponed] == odd
 
     def test_one_that_came_by_another_color_that_is_served(self) -> None:
         """A message may be moved to another queue by hand; its own color still counts here."""
@@ -136,7 +136,7 @@ class TestUnknown:
         for age in (0.0, 30.0, PATIENCE - 30.0):
             reader.time.now = delivery.published + age
             taken = reader.read(delivery)
-            assert (taken.postponed, taken.settled, taken.holds) == ([delivery], [], [])
+            assert (taken.postponed, taken.settled, taken.holds) == ([(delivery, reason)], [], [])
         reader.time.now = delivery.published + PATIENCE - 29.0
         taken = reader.read(delivery)
         assert taken.postponed == []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
+
 from queuelib.errors import BrokerUnavailable
 from queuelib.outcome import QUEUED
 from queuelib.worker.lease import Hold, Holds
@@ -54,10 +56,11 @@ def held(*deliveries: Delivery) -> Holds:
     return holds
 
 
-def test_what_cannot_be_run_here_yet_goes_back_for_a_while() -> None:
-    """Where the transport holds it back until then."""
+def test_what_cannot_be_run_here_yet_goes_back_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    """Where the transport holds it back until then; the log says why."""
     it, delivery = Desk(), make_delivery()
-    it.returns.postpone(delivery)
+    it.returns.postpone(delivery, "why")
+    assert caplog.messages == [f"a message in yellow goes back for {PAUSE:g} s, for others to run: why"]
     assert it.given == [([delivery], PAUSE)]
     assert it.returns.retry(it.time.now + PAUSE) == []
 
@@ -65,7 +68,7 @@ def test_what_cannot_be_run_here_yet_goes_back_for_a_while() -> None:
 def test_it_waits_here_where_the_transport_holds_nothing_back() -> None:
     """And is received again once, when its time has come."""
     it, delivery = Desk(delays=False), make_delivery()
-    it.returns.postpone(delivery)
+    it.returns.postpone(delivery, "why")
     assert it.given == []
     assert it.returns.retry(it.time.now + PAUSE - 0.1) == []
     assert it.returns.retry(it.time.now + PAUSE) == [delivery]
@@ -75,7 +78,7 @@ def test_it_waits_here_where_the_transport_holds_nothing_back() -> None:
 def test_what_waits_here_is_forgotten_with_its_connection() -> None:
     """Others have it then."""
     it = Desk(delays=False)
-    it.returns.postpone(make_delivery())
+    it.returns.postpone(make_delivery(), "why")
     it.returns.forget()
     assert it.returns.retry(it.time.now + PAUSE) == []
 
@@ -113,7 +116,7 @@ def test_at_the_end_only_what_nobody_runs_goes_back() -> None:
     assert running_hold is not None
     running_hold.hand(0, 1)
     lost.is_lost = True
-    it.returns.postpone(postponed)
+    it.returns.postpone(postponed, "why")
     it.returns.leave(holds)
     assert it.given == [([waiting, postponed], 0.0)]
     assert it.stored == [(0, QUEUED), (1, QUEUED)]
