@@ -13,8 +13,10 @@ Example:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from queuelib.color import Color, Palette
-from queuelib.context import current_job
+from queuelib.context import Context, Progress, current_job
 from queuelib.dispatcher import Dispatcher
 from queuelib.errors import (
     AccessRefused,
@@ -28,18 +30,21 @@ from queuelib.errors import (
     DecodeError,
     EncodeError,
     ForgedOutcome,
+    InputError,
     JobExpired,
     JobFailed,
     JobLost,
     JobQuarantined,
     JobTimeout,
     MissingDriver,
+    PickleRefused,
     QueuelibError,
     QueueRefused,
     RegistrationError,
     RemoteError,
     RemoteTraceback,
     Retry,
+    SharedGone,
     Shutdown,
     SoftTimeLimit,
     SubmitUnknown,
@@ -49,9 +54,17 @@ from queuelib.errors import (
     UnsupportedVersion,
     WorkerError,
 )
+from queuelib.handle import Shared
 from queuelib.handlers import Handlers
 from queuelib.job import Job
 from queuelib.message import Message
+from queuelib.outcome import Failure
+from queuelib.reductions import topk
+from queuelib.task import Signature
+from queuelib.workflow import Group, chain, chord, group, settled
+
+if TYPE_CHECKING:
+    from queuelib.executor import Executor
 
 __all__ = [
     "AccessRefused",
@@ -63,11 +76,16 @@ __all__ = [
     "CannotDecrypt",
     "Color",
     "ConfigurationError",
+    "Context",
     "DecodeError",
     "Dispatcher",
     "EncodeError",
+    "Executor",
+    "Failure",
     "ForgedOutcome",
+    "Group",
     "Handlers",
+    "InputError",
     "Job",
     "JobExpired",
     "JobFailed",
@@ -77,13 +95,18 @@ __all__ = [
     "Message",
     "MissingDriver",
     "Palette",
+    "PickleRefused",
+    "Progress",
     "QueueRefused",
     "QueuelibError",
     "RegistrationError",
     "RemoteError",
     "RemoteTraceback",
     "Retry",
+    "Shared",
+    "SharedGone",
     "Shutdown",
+    "Signature",
     "SoftTimeLimit",
     "SubmitUnknown",
     "TooLarge",
@@ -91,7 +114,21 @@ __all__ = [
     "UnknownTask",
     "UnsupportedVersion",
     "WorkerError",
+    "chain",
+    "chord",
     "current_job",
+    "group",
+    "settled",
+    "topk",
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Executor":
+        from queuelib.executor import Executor  # noqa: PLC0415 - concurrent.futures, which few programs need
+
+        return Executor
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -13,21 +12,25 @@ import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from io import FileIO
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
 from queuelib import naming, plugins
+from queuelib.color import Palette
 from queuelib.errors import ConfigurationError, WorkerError
+from queuelib.polling import is_readable
 from queuelib.signing import Keyring
 from queuelib.task import Definition
 
-__all__ = ["workers"]
+__all__ = ["Size", "workers"]
 
 
 class Served(Protocol):
     """What a worker beside a program must know of its dispatcher."""
 
     definitions: dict[str, Definition]
+    palette: Palette
+    keep: float
 
     @property
     def broker_url(self) -> str:
@@ -56,21 +59,35 @@ _LEAVE_AFTER = 10.0  # seconds that running jobs get when the block ends
 _owners: WeakSet[FileIO] = WeakSet()  # ends of pipes whose closing tells a worker that its owner has gone
 
 
-def workers(dispatcher: Served, processes: int, name: str) -> AbstractContextManager[None]:
-    """Return the context in which a worker serves a dispatcher's tasks."""
-    if not dispatcher.definitions:
+class Size(NamedTuple):
+    """How many jobs a worker runs at a time.
+
+    Attributes:
+        processes: Child processes.
+        threads: Jobs that each of them runs at a time.
+        asynchronous: Jobs of coroutines in one more process; 0: as all others.
+    """
+
+    processes: int
+    threads: int = 1
+    asynchronous: int = 0
+
+
+def workers(dispatcher: Served, size: Size, name: str, *, may_unpickle: bool = False) -> AbstractContextManager[None]:
+    """Return the context in which a worker serves a dispatcher's tasks, and runs pickled calls if it may."""
+    if not dispatcher.definitions and not may_unpickle:
         msg = "this dispatcher has no tasks yet: define some with @dispatcher.task before workers()"
         raise ConfigurationError(msg)
     if plugins.scheme_of(dispatcher.broker_url) == "memory":
         # Looked up by name: the client must not depend on the worker.
         threads = importlib.import_module("queuelib.worker.threads")
-        context: AbstractContextManager[None] = threads.workers(dispatcher, processes, name)
+        context: AbstractContextManager[None] = threads.workers(dispatcher, size, name, may_unpickle=may_unpickle)
         return context
-    return _process(dispatcher, processes, name)
+    return _process(dispatcher, size, name, may_unpickle=may_unpickle)
 
 
 @contextmanager
-def _process(dispatcher: Served, processes: int, name: str) -> Generator[None]:
+def _process(dispatcher: Served, size: Size, name: str, *, may_unpickle: bool) -> Generator[None]:
     targets = sorted({_target(d.function or d.message_class) for d in dispatcher.definitions.values()})
     owner_read, owner_write = os.pipe()
     owner = os.fdopen(owner_write, "wb", buffering=0)
@@ -81,6 +98,12 @@ def _process(dispatcher: Served, processes: int, name: str) -> Generator[None]:
         "report": report_write,
         "folders": [os.path.abspath(path) for path in sys.path],  # noqa: PTH100 - "" means the current folder
         "tasks": sorted(dispatcher.definitions),
+        "bare": {
+            "palette": [(color.name, color.priority, color.share) for color in dispatcher.palette.colors],
+            "default": dispatcher.palette.default,
+            "taking": dispatcher.palette.taking,
+            "keep": dispatcher.keep,
+        },
         "configure": {
             "broker": dispatcher.broker_url,
             "results": dispatcher.results_url,
@@ -88,8 +111,10 @@ def _process(dispatcher: Served, processes: int, name: str) -> Generator[None]:
             **({} if dispatcher.keys is None else {"key": dispatcher.keys.secret.reveal()}),
         },
     }
-    command = [sys.executable, "-P", "-m", "queuelib", "worker", *targets, "--processes", str(processes), "--quiet"]
+    command = [sys.executable, "-P", "-m", "queuelib", "worker", *targets, "--quiet"]
+    command += ["--processes", str(size.processes), "--threads", str(size.threads), "--async", str(size.asynchronous)]
     command += ["--grace", str(_LEAVE_AFTER), *(["--name", name] if name else [])]
+    command += ["--allow-pickle"] if may_unpickle else []
     environment = {**os.environ, "QUEUELIB_BESIDE": json.dumps(beside)}
     naming.make_importable(environment)
     worker = subprocess.Popen(
@@ -110,7 +135,7 @@ def _await_ready(worker: subprocess.Popen[bytes], fd: int) -> None:
     said = b""
     end = time.monotonic() + _START_WITHIN
     while not said.endswith(b"\n"):
-        if not select.select([fd], [], [], max(0.0, end - time.monotonic()))[0]:
+        if not is_readable(fd, max(0.0, end - time.monotonic())):
             msg = f"the worker (pid {worker.pid}) was not ready within {_START_WITHIN:g} s"
             raise WorkerError(msg)
         data = os.read(fd, 65536)

@@ -15,7 +15,17 @@ from typing import Any, cast
 import msgpack
 
 from queuelib import codec, seal
-from queuelib.errors import DecodeError, JobLost, RemoteError, RemoteTraceback, SoftTimeLimit
+from queuelib.context import Progress
+from queuelib.errors import (
+    DecodeError,
+    InputError,
+    JobLost,
+    PickleRefused,
+    RemoteError,
+    RemoteTraceback,
+    Shutdown,
+    SoftTimeLimit,
+)
 from queuelib.outcome import Record
 
 __all__ = ["Body", "of_error", "of_result", "of_results", "read", "rebuild", "singles"]
@@ -35,7 +45,9 @@ _RAISED_AS_THEMSELVES: Mapping[str, type[Exception]] = {
         StopAsyncIteration, TimeoutError, TypeError, UnboundLocalError, UnicodeError, ValueError, ZeroDivisionError,
     )
 }  # fmt: skip
-_OURS: Mapping[str, type[Exception]] = {f"queuelib.errors.{cls.__name__}": cls for cls in (JobLost, SoftTimeLimit)}
+_OURS: Mapping[str, type[Exception]] = {
+    f"queuelib.errors.{cls.__name__}": cls for cls in (InputError, JobLost, PickleRefused, SoftTimeLimit)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +141,9 @@ def of_error(task: str, error: BaseException, ran_by: str = "", *, skip_frames: 
         text = message = f"(its text could not be made: {type(failure).__name__})"
     try:
         arguments = codec.encode(_arguments(error))
-    except Exception:  # noqa: BLE001 - they cannot travel, or their own methods raise while they are encoded
+    except Shutdown:
+        raise
+    except BaseException:  # noqa: BLE001 - they cannot travel, or their own methods raise while they are encoded
         arguments = b""
     if len(arguments) > _MAX_TEXT:
         arguments = b""
@@ -201,7 +215,7 @@ def rebuild(body: Body, registered: Mapping[str, type[Exception]]) -> Exception:
             traceback_text=body.traceback_text,
         )
     if body.traceback_text:
-        error.__cause__ = RemoteTraceback(body.traceback_text)
+        BaseException.__setattr__(error, "__cause__", RemoteTraceback(body.traceback_text))  # a class may have its own
     return error
 
 
@@ -213,9 +227,12 @@ def _instance(cls: type[Exception], body: Body) -> Exception | None:
         except DecodeError:
             arguments = [body.message]
     try:
-        return cls(*arguments) if isinstance(arguments, list) else cls(body.message)
-    except Exception:  # noqa: BLE001 - a registered class may refuse these arguments in any way
+        error: Any = cls(*arguments) if isinstance(arguments, list) else cls(body.message)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - a registered class may refuse these arguments in any way
         return None
+    return cast("Exception", error) if issubclass(type(error), Exception) else None  # its __new__ may return anything
 
 
 def _arguments(error: BaseException) -> list[Any]:
@@ -230,6 +247,30 @@ def _cut(text: str) -> str:
         return text
     half = _MAX_TEXT // 2
     return f"{text[:half]}\n... {len(text) - 2 * half:,} characters left out ...\n{text[-half:]}"
+
+
+def of_progress(progress: Progress) -> bytes:
+    """Return progress as the bytes of a memo."""
+    return _packb(tuple(progress), unicode_errors="backslashreplace")
+
+
+def progress_in(data: bytes) -> Progress:
+    """Return the progress in a memo.
+
+    Raises:
+        DecodeError: It was not written by queuelib.
+    """
+    try:
+        fields = codec.decode_fields(data)
+    except (ValueError, RecursionError) as error:
+        msg = f"stored progress is not readable: {error}"
+        raise DecodeError(msg) from error
+    match fields:
+        case [int() | float() as done, int() | float() | None as total, str(message), int() | float() as at]:
+            return Progress(done, total, message, at)
+        case _:
+            msg = "stored progress has not the fields of progress"
+            raise DecodeError(msg)
 
 
 def of_starts(count: int) -> bytes:

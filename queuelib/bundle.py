@@ -9,10 +9,10 @@ from typing import Any
 
 from queuelib import codec
 from queuelib.envelope import encode
-from queuelib.message import Bundle, Outgoing
+from queuelib.message import Bundle, Outgoing, queue_of
 from queuelib.signing import Keyring
 
-__all__ = ["Chunk", "Chunks", "Sizes", "outgoing", "part"]
+__all__ = ["BoundedSizes", "Chunk", "Chunks", "Sizes", "outgoing", "part"]
 
 MAX_BYTES_A_BUNDLE = 64 * 1024  # stays below one AMQP frame (131,072 bytes)
 MAX_JOBS_A_BUNDLE = 4096
@@ -50,6 +50,30 @@ class Sizes:
         return self._size
 
 
+class BoundedSizes(Sizes):
+    """Sizes that keep within bounds; what they learn, others learn as well.
+
+    Args:
+        usual: What they would be.
+        least: Fewest jobs in a bundle.
+        most: Most.
+    """
+
+    def __init__(self, usual: Sizes, least: int, most: int) -> None:
+        super().__init__()
+        self._usual = usual
+        self._most = min(most, MAX_JOBS_A_BUNDLE)
+        self._least = min(least, self._most)
+
+    def ran(self, seconds: float, count: int) -> None:
+        """Note the mean run time of some jobs."""
+        self._usual.ran(seconds, count)
+
+    def at(self, position: int) -> int:
+        """Return how many jobs the bundle that starts at `position` of a stream may hold."""
+        return max(self._least, min(self._usual.at(position), self._most))
+
+
 class Chunk:
     """Some calls, encoded as the column of one bundle."""
 
@@ -83,6 +107,7 @@ class Chunks:
         self._total = total
         self._position = 0
         self._left_over: list[Chunk] = []
+        self._error: Exception | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
         return self
@@ -92,7 +117,16 @@ class Chunks:
             size = self._sizes.at(self._position)
             if self._total is not None:
                 size = max(1, min(size, (self._total - self._position) // _LAST_SPREAD))
-            calls = list(islice(self._calls, size))
+            calls: list[Any] = []
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            try:
+                calls.extend(islice(self._calls, size))
+            except Exception as failure:
+                if not calls:
+                    raise
+                self._error = failure  # it comes after those that came before it
             if not calls:
                 raise StopIteration
             self._left_over = self._fitting(calls)
@@ -130,4 +164,11 @@ def outgoing(bundle: Bundle, keys: Keyring | None = None, *, is_successor: bool 
     Raises:
         TooLarge: It is larger than a message may be.
     """
-    return Outgoing(bundle.color, bundle.id, encode(bundle, keys), bundle.due, bundle.size, is_successor)
+    return Outgoing(
+        queue_of(bundle),
+        bundle.id,
+        encode(bundle, keys),
+        None if bundle.inputs else bundle.due,
+        bundle.size,
+        is_successor,
+    )

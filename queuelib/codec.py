@@ -14,7 +14,9 @@ import math
 import re
 import reprlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
@@ -27,12 +29,17 @@ from zoneinfo import ZoneInfo
 
 import msgpack
 
-from queuelib.errors import DecodeError, EncodeError, TooLarge
-from queuelib.settings import MAX_CONTAINERS, MAX_DEPTH, MAX_MESSAGE_BYTES
-from queuelib.shown import shown
+from queuelib.errors import BrokerUnavailable, DecodeError, EncodeError, SharedGone, SoftTimeLimit, TooLarge
+from queuelib.handle import ARGUMENT, HASH_BYTES, RESULT, Shared, Stored, reader
+from queuelib.outcome import Failure
+from queuelib.settings import MAX_CONTAINERS, MAX_DEPTH, MAX_MESSAGE_BYTES, MAX_SHARED_BYTES
+from queuelib.shown import shown, words_of
 
 __all__ = [
     "EXTENSIONS",
+    "StoredInside",
+    "check_array",
+    "check_dtype",
     "decode",
     "decode_fields",
     "decode_list",
@@ -44,6 +51,8 @@ __all__ = [
     "joined_lists",
     "list_length",
     "plain",
+    "resolving",
+    "split_any",
     "split_list",
 ]
 
@@ -62,6 +71,9 @@ EXTENSIONS: Mapping[str, int] = {  # never renumbered: docs/wire-format.md descr
     "ndarray": 12,
     "numpy scalar": 13,
     "Fraction": 14,
+    "Shared": 15,
+    "Failure": 16,
+    "Stored": 17,
 }
 _packb = cast("Callable[..., bytes]", msgpack.packb)  # which says that it may return None, and never does
 _COMPLEX = Struct("<dd")
@@ -71,6 +83,7 @@ _LISTS = frozenset({list, tuple})
 _NATIVE = (int, float, str, bytes, bytearray, list, tuple, dict, type(None))  # msgpack asks no more about these
 _ONE = b"\x91"  # the header of a list of one
 _MAX_MAP = 1_000_000
+_UNFIT = (TypeError, ValueError, OverflowError, RecursionError)  # what the encoder raises, or we do
 _MOST_NESTED = 4 * MAX_MESSAGE_BYTES  # bytes of extensions within each other
 _MOST_FRACTION_BITS = 65_536  # reducing one takes 15 ms, and ten times the bits a hundred times as long
 _ZONE = re.compile(
@@ -80,6 +93,30 @@ _DTYPE = re.compile(r"[<>|=][biufcmMSUV]\d{0,9}(?:\[\d{0,9}[A-Za-zμ]{1,2}\])?")
 _MOST_FIELDS = 32  # of a list of ours; a later version may have more than this one
 _MOST_NUMBERS = 65_536  # in a field: an index for each job of a bundle
 _MAX_LIST = 16_000_000  # a byte an element at the least: no more can be in a message
+
+
+_STORED_BYTES = 1 + HASH_BYTES + 8
+_loads: ContextVar[Callable[[Stored], bytes] | None] = ContextVar("queuelib_loads", default=None)
+
+
+class StoredInside(DecodeError):
+    """A part of a value is kept elsewhere: whoever can fetch it decodes the same bytes `with resolving(...)`.
+
+    Attributes:
+        data: The bytes, where whoever caught this has noted them.
+    """
+
+    data: bytes = b""
+
+
+@contextmanager
+def resolving(load: Callable[[Stored], bytes]) -> Generator[None]:
+    """Have values that are kept elsewhere loaded and read where they belong, while the block lasts."""
+    before = _loads.set(load)
+    try:
+        yield
+    finally:
+        _loads.reset(before)
 
 
 def encode(
@@ -99,9 +136,13 @@ def encode(
     """
     try:
         data = _packb(value, default=_extension, unicode_errors="surrogatepass")
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except _UNFIT as error:
         if not _is_shallow(value, max_depth):
             raise EncodeError(_too_deep(value, max_depth)) from error
+        raise EncodeError(_explain(value, error)) from error
+    except SoftTimeLimit:
+        raise  # it struck here and is not about this
+    except Exception as error:  # what a value is made of may have code of its own
         raise EncodeError(_explain(value, error)) from error
     if (
         not is_flat and len(data) > max_depth and not _is_shallow(value, max_depth)
@@ -223,7 +264,7 @@ def _decode(data: bytes, max_depth: int, extensions: int, budget: _Budget) -> An
             max_array_len=min(_MAX_LIST, len(data)),
             max_map_len=min(_MAX_MAP, len(data)),
         )
-    except DecodeError:
+    except (DecodeError, SharedGone, BrokerUnavailable):
         raise
     except Exception as error:  # hostile bytes reach constructors of many types; every failure means the same
         msg = f"not readable: {type(error).__name__}: {error}"
@@ -303,6 +344,29 @@ def split_list_every(data: bytes, count: int, width: int) -> list[bytes]:
         msg = "something follows the encoding of a list"
         raise DecodeError(msg)
     return [data[start:end] for start, end in pairwise(ends)]
+
+
+def split_any(data: bytes) -> tuple[bytes, list[bytes]]:
+    """Return how an encoded list or map begins, and the encodings of what is in it, keys and values of a map in turn.
+
+    Raises:
+        DecodeError: It is neither.
+    """
+    if list_length(data) >= 0:
+        items = split_list(data, list_length(data))
+        return data[: len(data) - sum(map(len, items))], items
+    unpacker = msgpack.Unpacker(max_buffer_size=len(data) + 1)
+    unpacker.feed(data)
+    try:
+        count = 2 * unpacker.read_map_header()
+        ends = [unpacker.tell()]
+        for _ in range(count):
+            unpacker.skip()
+            ends.append(unpacker.tell())
+    except (ValueError, msgpack.UnpackException) as error:
+        msg = f"not the encoding of a list or map: {type(error).__name__}: {error}"
+        raise DecodeError(msg) from error
+    return data[: ends[0]], [data[start:end] for start, end in pairwise([*ends[:-1], len(data)])]
 
 
 def _array_header(count: int) -> bytes:
@@ -390,14 +454,34 @@ def _time(value: Any) -> msgpack.ExtType:
     return _ext("time", _pack(*fields))
 
 
-def _array(value: Any, numpy: Any) -> msgpack.ExtType:
-    dtype = value.dtype
+def check_array(value: Any) -> None:
+    """Return if a numpy array, or scalar, is one that travels.
+
+    Raises:
+        TypeError: It is masked, or has Python objects or fields inside.
+    """
     if hasattr(value, "mask"):
         msg = "cannot encode a masked array: send its data and its mask"
         raise TypeError(msg)
-    if dtype.kind not in _ARRAY_KINDS or dtype.names is not None:
-        msg = f"cannot encode a numpy array of dtype {dtype}: only numbers, booleans, times and fixed-width text travel"
+    if value.dtype.kind not in _ARRAY_KINDS or value.dtype.names is not None:
+        msg = f"cannot encode a numpy array of dtype {value.dtype}: only numbers, booleans, times and fixed-width text travel"
         raise TypeError(msg)
+
+
+def check_dtype(dtype: Any) -> None:
+    """Return if arrays of a dtype that was read travel.
+
+    Raises:
+        DecodeError: They do not.
+    """
+    if dtype.kind not in _ARRAY_KINDS or dtype.names is not None:
+        msg = f"an array of dtype {shown(str(dtype), 40)!r} does not travel"
+        raise DecodeError(msg)
+
+
+def _array(value: Any, numpy: Any) -> msgpack.ExtType:
+    check_array(value)
+    dtype = value.dtype
     name = "ndarray" if isinstance(value, numpy.ndarray) else "numpy scalar"
     return _ext(name, _pack(dtype.str, value.shape, numpy.ascontiguousarray(value).tobytes()))
 
@@ -415,6 +499,9 @@ _WRITERS: Mapping[type, Callable[[Any], Any]] = {
     frozenset: lambda v: _ext("frozenset", _pack(*v)),
     PurePath: lambda v: _ext("Path", str(v).encode(errors="surrogateescape")),
     Fraction: lambda v: _ext("Fraction", _pack(int(v.numerator), int(v.denominator))),
+    Shared: lambda v: _ext("Shared", _pack(v.hash, v.size_bytes)),
+    Stored: lambda v: _ext("Stored", bytes((v.kind,)) + v.hash + v.size_bytes.to_bytes(8, "big")),
+    Failure: lambda v: _ext("Failure", _pack(v.state, v.type, v.message, v.job)),
 }
 
 
@@ -468,10 +555,24 @@ def _read_array(fields: Any) -> Any:
         msg = f"an empty array of shape {reprlib.repr(shape)} does not travel"  # its rows would be too many lists
         raise DecodeError(msg)
     dtype = np.dtype(name)
-    if dtype.kind not in _ARRAY_KINDS or dtype.names is not None:
-        msg = f"an array of dtype {name!r} does not travel"
-        raise DecodeError(msg)
+    check_dtype(dtype)
     return np.frombuffer(data, dtype).reshape(shape).copy()
+
+
+def _stored(payload: bytes) -> Any:
+    size_bytes = int.from_bytes(payload[1 + HASH_BYTES :], "big")
+    if len(payload) != _STORED_BYTES or payload[0] not in {ARGUMENT, RESULT} or not 0 < size_bytes <= MAX_SHARED_BYTES:
+        msg = "what stands for a large value is a kind, a hash and a length"
+        raise DecodeError(msg)
+    load = _loads.get()
+    if load is None:
+        msg = "a part of it is kept elsewhere, because it is large"
+        raise StoredInside(msg)
+    before = _loads.set(None)  # what is kept has nothing in it that is kept elsewhere again
+    try:
+        return decode(load(Stored(payload[0], payload[1 : 1 + HASH_BYTES], size_bytes)))
+    finally:
+        _loads.reset(before)
 
 
 _READERS: Mapping[int, Callable[[bytes], Any]] = {
@@ -480,6 +581,7 @@ _READERS: Mapping[int, Callable[[bytes], Any]] = {
     EXTENSIONS["complex"]: lambda p: complex(*_COMPLEX.unpack(p)),
     EXTENSIONS["Path"]: lambda p: Path(p.decode(errors="surrogateescape")),
     EXTENSIONS["int"]: lambda p: int.from_bytes(p, "big", signed=True),
+    EXTENSIONS["Stored"]: _stored,
 }
 _FIELD_READERS: Mapping[int, Callable[[Any], Any]] = {  # of payloads that are msgpack lists themselves
     EXTENSIONS["datetime"]: _read_datetime,
@@ -491,6 +593,8 @@ _FIELD_READERS: Mapping[int, Callable[[Any], Any]] = {  # of payloads that are m
     EXTENSIONS["ndarray"]: _read_array,
     EXTENSIONS["numpy scalar"]: lambda fields: _read_array(fields)[()],
     EXTENSIONS["Fraction"]: lambda fields: _fraction(*fields),
+    EXTENSIONS["Shared"]: lambda fields: _shared(*fields),
+    EXTENSIONS["Failure"]: lambda fields: _failure(*fields),
 }
 
 
@@ -504,6 +608,25 @@ def _fraction(numerator: object, denominator: object) -> Fraction:
         )
         raise DecodeError(msg)
     return Fraction(numerator, denominator)
+
+
+def _shared(content_hash: object, size_bytes: object) -> Shared[Any]:
+    if type(content_hash) is not bytes or len(content_hash) != HASH_BYTES:
+        msg = f"a handle has the {HASH_BYTES} bytes of a hash"
+        raise DecodeError(msg)
+    if type(size_bytes) is not int or not 0 < size_bytes <= MAX_SHARED_BYTES:
+        msg = f"a handle is of at most {MAX_SHARED_BYTES:,} bytes"
+        raise DecodeError(msg)
+    return Shared(content_hash, size_bytes, reader.get())
+
+
+def _failure(*fields: object) -> Failure:
+    match fields:
+        case str(state), str(type_name), str(message), str(job):
+            return Failure(state, type_name, message, job)
+        case _:
+            msg = "a failure has the texts of a state, a class, a message and an id"
+            raise DecodeError(msg)
 
 
 def _timedelta(days: int, seconds: int, microseconds: int) -> dt.timedelta:
@@ -544,7 +667,9 @@ def _children(value: object) -> Iterator[tuple[str, object]]:
 def _fields_set(value: object) -> dict[str, object]:
     try:
         return fields_of(value) or {}
-    except TypeError:  # one was never set, which is said elsewhere
+    except SoftTimeLimit:
+        raise
+    except Exception:  # noqa: BLE001 - one was never set, or does harm, which is said elsewhere
         return {}
 
 
@@ -596,8 +721,10 @@ def _explain(value: object, error: Exception) -> str:
         for step, child in _children(culprit):
             try:
                 msgpack.packb(child, default=_extension, unicode_errors="surrogatepass")
-            except (TypeError, ValueError, OverflowError, RecursionError) as inner:
+            except SoftTimeLimit:
+                raise
+            except Exception as inner:  # noqa: BLE001 - the same again
                 path, culprit, reason = path + step, child, inner
                 break
         else:
-            return f"{path}: {reason}"
+            return f"{path}: {reason if isinstance(reason, _UNFIT) else words_of(reason)}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from queuelib.errors import ConfigurationError
+from queuelib.message import INPUTS
 
 __all__ = ["DEFAULT_PALETTE", "Color", "Palette", "choose"]
 
@@ -93,6 +94,9 @@ class Palette:
         for color in self.colors:
             if not NAME.match(color.name):
                 msg = f"a color's name is 1 to 64 letters, digits, '_', '.' or '-', not {color.name!r}"
+                raise ConfigurationError(msg)
+            if color.name == INPUTS:
+                msg = f"no color can be called {INPUTS!r}: that is the queue of what waits for results of other jobs"
                 raise ConfigurationError(msg)
         if len(set(self.names)) < len(self.colors) or len({color.priority for color in self.colors}) < len(self.colors):
             msg = f"two colors share a name or a priority: {', '.join(f'{c.name} {c.priority}' for c in self.colors)}"

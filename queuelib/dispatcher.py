@@ -5,31 +5,33 @@ from __future__ import annotations
 import fnmatch
 import os
 import threading
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 from weakref import WeakSet
 
-from queuelib import job as jobs
-from queuelib import mapping, naming, plugins
+from queuelib import builtin, futures, mapping, naming, plugins, workflow
 from queuelib.bundle import Chunk, Chunks, outgoing
 from queuelib.clock import SYSTEM, Clock, seconds
-from queuelib.codec import encoded_list
+from queuelib.codec import StoredInside, encoded_list, resolving
 from queuelib.color import DEFAULT_PALETTE, Palette
 from queuelib.errors import (
     BrokerUnavailable,
     ConfigurationError,
+    EncodeError,
     QueuelibError,
     RegistrationError,
     SubmitUnknown,
     UnknownTask,
 )
 from queuelib.events import Events
+from queuelib.handle import Shared, Stored, reader
 from queuelib.handlers import Handlers, Registry
 from queuelib.ids import Key, job_id, new_bundle_id, parse_job_id
-from queuelib.job import Job, Outcomes
-from queuelib.message import Bundle, Message, Outgoing
+from queuelib.job import Job, Outcomes, plain_values
+from queuelib.large import Repeats, Store
+from queuelib.message import Bundle, Input, Message, Outgoing
 from queuelib.options import (
     NO_OPTIONS,
     CallOptions,
@@ -40,22 +42,26 @@ from queuelib.options import (
     make_options,
     time_to_keep,
 )
-from queuelib.sealed import SealedResults
-from queuelib.settings import DEFAULT_NAMESPACE, KEEP, NAMESPACE, SUBMIT_DEADLINE, mask
+from queuelib.sealed import SealedBlobs, SealedMemos, SealedResults
+from queuelib.settings import DEFAULT_NAMESPACE, KEEP, LARGE_BYTES, NAMESPACE, SUBMIT_DEADLINE, mask
 from queuelib.signing import Keyring, Secret
-from queuelib.task import Definition, Task
+from queuelib.task import Definition, Signature, Task
 
 if TYPE_CHECKING:
     from queuelib.broker import Publisher
-    from queuelib.ports import ResultBackend
+    from queuelib.calls import Calls
+    from queuelib.ports import Blobs, Memos, ResultBackend
+    from queuelib.sharing import Sharing
 
 __all__ = ["Dispatcher"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 M = TypeVar("M", bound=type)
 DEFAULT_BROKER = "sqlite:///queuelib.db"
 _FRAMES_A_PUBLISH = 256
+_SOON = 24 * 3600.0  # seconds of delay up to which a large argument may be kept apart from its message
 
 
 class _TaskDecorator(Protocol):
@@ -85,6 +91,9 @@ class Dispatcher:
         submit_deadline: Seconds within which `submit` answers.
         key: Who signs messages and outcomes, `id:secret`, or `id/aes:secret` to encrypt them too, or several
             separated by commas of which the first signs; None: $QUEUELIB_KEY, else nothing is signed or checked.
+        allow_pickle: Whether an `Executor` may send functions that are no tasks, and read results, by cloudpickle. Workers
+            must be started with `--allow-pickle`. Whoever can write to the broker, or has the key where there is
+            one, can then run code here.
         clock: The clocks, for tests.
 
     Raises:
@@ -102,6 +111,7 @@ class Dispatcher:
         keep: Duration = KEEP,
         submit_deadline: Duration = SUBMIT_DEADLINE,
         key: str | None = None,
+        allow_pickle: bool = False,
         clock: Clock = SYSTEM,
     ) -> None:
         self._broker_url = Secret(broker or "")  # a URL may hold a password
@@ -112,6 +122,7 @@ class Dispatcher:
         self._has_read_keys = False
         self.palette = palette
         self.keep = time_to_keep(keep)
+        self.allows_pickle = allow_pickle
         self._deadline = duration("submit_deadline", submit_deadline, above_zero=True)
         self._clock = clock
         self._routes = dict(routes or {})
@@ -123,14 +134,27 @@ class Dispatcher:
         self.handlers = Registry()
         self.events = Events()
         self._classes: dict[type, Definition] = {}
+        self._by_function: dict[int, Definition] = {}  # by their ids: a function need not be hashable
         self._exceptions: dict[str, type[Exception]] = {}
         self._lock = threading.RLock()
         self._publisher: Publisher | None = None
         self._results: ResultBackend | None = None
         self._results_pid = 0
         self._transport_keeps_records = False
+        self._sharing: Sharing | None = None
+        self._calls: Calls | None = None
+        self._store = Store(self._open_blobs, self.keep, lambda: self.open_results().capabilities.large_apart)
+        self._repeats = Repeats(self._store)
+        self._reader = _Reader(self)
+        self._memos: Memos | None = None
         self.outcomes = Outcomes(
-            self.open_results, self._load_results, self._exceptions, self.keep, self._how_to_serve, self.events
+            self.open_results,
+            self._load_results,
+            self._exceptions,
+            self.keep,
+            self._how_to_serve,
+            self.events,
+            self._open_memos,
         )
         _dispatchers.add(self)
 
@@ -157,6 +181,26 @@ class Dispatcher:
         self._namespace = namespace or self._namespace
         self._key = self._key if key is None else Secret(key)
         self._has_read_keys = False
+
+    @contextmanager
+    def redirected(self, broker: str, *, clock: Clock | None = None) -> Generator[None]:
+        """Connect elsewhere while the block lasts, for messages and results alike, and then as before.
+
+        It is for tests: what is submitted meanwhile goes there, and nothing reaches the servers of before. Namespace
+        and keys stay.
+
+        Args:
+            broker: URL of the broker.
+            clock: The clocks meanwhile; None: those of before.
+        """
+        before = self._broker_url, self._results_url, self._clock
+        self.configure(broker=broker, results=broker)
+        self._clock = clock or self._clock
+        try:
+            yield
+        finally:
+            self.close()
+            self._broker_url, self._results_url, self._clock = before
 
     @property
     def broker_url(self) -> str:
@@ -313,8 +357,24 @@ class Dispatcher:
     ) -> Job[Any]:
         """Submit one call; this is what `task.submit` calls."""
         _refuse_in_worker("submit()")
-        column = encoded_list([definition.schema.pack(args, kwargs)])
+        if any(map(workflow.waits, (*args, *kwargs.values()))):
+            return self.submit_signatures([Signature(self, definition, options, args, kwargs)])[0]
+        try:
+            column = encoded_list([definition.schema.pack(args, kwargs)])
+        except EncodeError:
+            workflow.refuse_hidden(definition.name, (*args, *kwargs.values()))
+            raise
         return self._submit_bundles([self._bundle(definition, Chunk(column, 1), options)])[0]
+
+    def submit_signatures(self, signatures: Sequence[Signature[Any]]) -> list[Job[Any]]:
+        """Submit calls, and before them those that they wait for; this is what `task.s(...).submit` calls."""
+        _refuse_in_worker("submit()")
+        places: dict[int, int] = {}
+        plan = workflow.Plan(self, lambda *about: self._bundle(*about, places=places))
+        placed = plan.place(signatures)
+        for bundles in (plan.plain, plan.waiting):  # nothing waits for what was not accepted
+            self.publish([outgoing(bundle, self.keys) for bundle in bundles])
+        return [Job(self.outcomes, one.key, (one.task, one.color)) for one in placed]
 
     def submit_rows(
         self, definition: Definition, rows: Iterable[tuple[Any, ...]], options: CallOptions
@@ -332,19 +392,43 @@ class Dispatcher:
         *,
         ordered: bool,
         total: int | None = None,
+        bar: bool = False,
     ) -> Generator[Any]:
         """Submit calls lazily and yield their results; this is what `task.map` calls."""
+        stream = self.open_stream(definition, rows, options, total=total)
+        stream.refill()
+        return stream.shown(definition.name, total, ordered=ordered) if bar else stream.results(ordered=ordered)
+
+    def open_stream(
+        self,
+        definition: Definition,
+        rows: Iterable[tuple[Any, ...]],
+        options: CallOptions,
+        *,
+        total: int | None = None,
+        limits: mapping.Limits = mapping.NO_LIMITS,
+    ) -> mapping.Stream:
+        """Return calls as a stream of which nothing is submitted yet.
+
+        Args:
+            definition: The task.
+            rows: Arguments, by position.
+            options: Options of all calls.
+            total: Number of calls if it is known.
+            limits: How far the stream may run ahead, and how long it may take.
+        """
+        _refuse_in_worker("submit()")
+        places: dict[int, int] = {}
 
         def send(batch: list[Chunk]) -> list[bytes]:
-            bundles = self._bundles(definition, batch, options)
+            bundles = self._bundles(definition, batch, options, places)
             self.publish([outgoing(bundle, self.keys) for bundle in bundles])
             return [bundle.id for bundle in bundles]
 
         about = (definition.name, self._color_of(definition, options))
-        chunks = Chunks(rows, definition.schema.pack_rows, definition.sizes, total)
-        stream = mapping.Stream(chunks, send, self.outcomes, definition.sizes, about)
-        stream.refill()
-        return stream.results(ordered=ordered)
+        sizes = limits.sizes(definition.sizes)
+        chunks = Chunks(rows, definition.schema.pack_rows, sizes, total)
+        return mapping.Stream(chunks, send, self.outcomes, sizes, about, limits)
 
     def resubmit(self, error: SubmitUnknown) -> None:
         """Submit again what was not confirmed when a confirmation was lost; whatever had happened, each job is there once.
@@ -353,6 +437,64 @@ class Dispatcher:
             BrokerUnavailable, SubmitUnknown: As for `task.submit`.
         """
         self.publish([frame for frame in error.frames if isinstance(frame, Outgoing)])
+
+    # Sharing
+
+    def share(self, value: T) -> Shared[T]:
+        """Put an object where all workers find it, and return the handle that jobs carry in its place.
+
+        It is kept by its content: what is shared again is not sent again. It stays for `keep` seconds after it was shared
+        or fetched by a worker last. A parameter annotated `Shared[...]` takes the handle, and the handler calls `.get()`.
+
+        Args:
+            value: A numpy array, or anything that can be an argument.
+
+        Raises:
+            EncodeError, TooLarge: It cannot travel; the message says which part of it.
+            BrokerUnavailable: It is not kept, or not all of it; the same call again goes on from there.
+            ConfigurationError: The result backend keeps no shared objects.
+        """
+        _refuse_in_worker("share()")
+        return self.sharing.share(value)
+
+    def unshare(self, handle: Shared[Any]) -> None:
+        """Remove what was shared; jobs that still have a handle of it fail, but on hosts that fetched it before.
+
+        Raises:
+            BrokerUnavailable: It may be there still.
+        """
+        self.sharing.drop(handle)
+
+    @property
+    def sharing(self) -> Sharing:
+        """What reads and keeps shared objects for this dispatcher."""
+        with self._lock:
+            if self._sharing is None:
+                from queuelib.sharing import Sharing  # noqa: PLC0415 - programs that share nothing do without
+
+                self._sharing = Sharing(self._open_blobs, self._store)
+            return self._sharing
+
+    @property
+    def calls(self) -> Calls:
+        """What pickles, runs and reads calls of functions that are no tasks."""
+        with self._lock:
+            if self._calls is None:
+                from queuelib.calls import Calls  # noqa: PLC0415 - msgspec, and what few programs need
+
+                self._calls = Calls(lambda: self.sharing, is_allowed=self.allows_pickle, keep=self.keep)
+            return self._calls
+
+    def definition_of(self, function: object) -> Definition | None:
+        """Return the task whose function this is; None if there is none."""
+        return self._by_function.get(id(function))
+
+    def definition(self, task: str) -> Definition | None:
+        """Return what a worker runs under a wire name: one of the tasks, or what every worker knows; None for neither."""
+        found = self.definitions.get(task)
+        if found is None:
+            found = self.calls.definition if task == naming.CALL else builtin.definition_of(task)
+        return found
 
     # Results
 
@@ -364,22 +506,68 @@ class Dispatcher:
         """
         return Job(self.outcomes, parse_job_id(id))
 
-    def gather(self, jobs_: Iterable[Job[R]], timeout: Duration | None = None) -> list[R]:
+    def gather(self, jobs: Iterable[Job[R]], timeout: Duration | None = None, *, progress: bool = False) -> list[R]:
         """Return the results of jobs in their order; the first failure, in that order, is raised.
+
+        Args:
+            jobs: The jobs; they may be of other dispatchers.
+            timeout: Seconds for all of them; None for no limit.
+            progress: Show a bar on stderr, or a line now and then where that is no terminal. Ctrl-C then cancels what has
+                not started, says how to come back to what runs, waits for that, and raises; a second one stops it, too.
+
+        Raises:
+            JobTimeout: Not all ended within `timeout` seconds.
+            KeyboardInterrupt: After Ctrl-C.
+            Exception: What `job.result()` raises.
+        """
+        return futures.gather(jobs, None if timeout is None else seconds(timeout), bar=progress)
+
+    async def agather(self, jobs: Iterable[Job[R]], timeout: Duration | None = None) -> list[R]:  # noqa: ASYNC109 - that of `gather`
+        """Do what `gather` does without blocking the event loop.
 
         Raises:
             JobTimeout: Not all ended within `timeout` seconds.
             Exception: What `job.result()` raises.
         """
-        return jobs.gather(jobs_, None if timeout is None else seconds(timeout))
+        return await futures.agather(jobs, None if timeout is None else seconds(timeout))
 
-    def as_completed(self, jobs_: Iterable[Job[R]], timeout: Duration | None = None) -> Iterator[Job[R]]:
-        """Yield jobs as they end.
+    def as_completed(
+        self, jobs: Iterable[Job[R]], timeout: Duration | None = None, *, progress: bool = False
+    ) -> futures.Completed[R]:
+        """Return an iterator over jobs as they end, for `for` and for `async for`.
+
+        More jobs can be added to it while it runs: `stream.add(job)`, `stream.update(jobs)`. A job that comes twice is
+        yielded once. `stream.close()` ends it early.
+
+        Args:
+            jobs: The jobs; they may be of other dispatchers.
+            timeout: Seconds from now for all of them; None for no limit.
+            progress: Show a bar, and cancel at Ctrl-C while it waits: see `gather`.
 
         Raises:
             JobTimeout: Not all ended within `timeout` seconds.
         """
-        return jobs.as_completed(jobs_, None if timeout is None else seconds(timeout))
+        return futures.Completed(jobs, None if timeout is None else seconds(timeout), bar=progress)
+
+    def wait(
+        self,
+        jobs: Iterable[Job[Any]],
+        timeout: Duration | None = None,
+        return_when: futures.ReturnWhen = "ALL_COMPLETED",
+    ) -> futures.DoneAndNotDone:
+        """Wait for jobs as `concurrent.futures.wait` does; return the sets `(done, not_done)`.
+
+        Args:
+            jobs: The jobs; they may be of other dispatchers.
+            timeout: Seconds after which it returns whatever has ended by then; None for no limit.
+            return_when: `ALL_COMPLETED`, `FIRST_COMPLETED` or `FIRST_EXCEPTION`, as text or as the constant of
+                `concurrent.futures`. A cancelled job is no exception.
+
+        Raises:
+            UnknownJob: The id of one of them was never given out.
+            BrokerUnavailable: The server has not answered for some seconds.
+        """
+        return futures.wait(jobs, None if timeout is None else seconds(timeout), return_when)
 
     def open_results(self) -> ResultBackend:
         """Return the result backend of this process, opened on first use."""
@@ -393,7 +581,15 @@ class Dispatcher:
 
     # Workers
 
-    def workers(self, processes: int = 2, *, name: str = "") -> AbstractContextManager[None]:
+    def workers(
+        self,
+        processes: int = 2,
+        *,
+        threads: int = 1,
+        asynchronous: int = 0,
+        name: str = "",
+        allow_pickle: bool | None = None,
+    ) -> AbstractContextManager[None]:
         """Run a real worker beside this program while the block lasts.
 
         It serves the tasks of the modules that registered them here. On leaving, running jobs get 10 s to finish,
@@ -401,7 +597,11 @@ class Dispatcher:
 
         Args:
             processes: Number of children; on memory:// threads of this process.
+            threads: How many jobs each of them runs at a time.
+            asynchronous: How many jobs of `async def` tasks run at a time, in one more process and one event loop;
+                0: they run as all others do.
             name: Name of the worker; made up unless given.
+            allow_pickle: Whether it runs pickled functions; None: as this dispatcher says.
 
         Raises:
             WorkerError: It did not start, or lacks a task that this program has; the message has its words.
@@ -409,40 +609,86 @@ class Dispatcher:
         from queuelib import beside  # noqa: PLC0415 - only programs that start workers need it
 
         _refuse_in_worker("workers()")
-        return beside.workers(self, processes, name)
+        may_unpickle = self.allows_pickle if allow_pickle is None else allow_pickle
+        return beside.workers(self, beside.Size(processes, threads, asynchronous), name, may_unpickle=may_unpickle)
 
     def close(self) -> None:
-        """Close connections; a later use opens them again."""
-        with self._lock:
+        """Close connections; a later use opens them again, and so does whoever still watches jobs."""
+        with self.outcomes.watch.released(), self._lock:
             if self._publisher is not None:
                 self._publisher.close()
                 self._publisher = None
             if self._results is not None and self._results_pid == os.getpid():
                 self._results.close()
             self._results = None
+            if self._sharing is not None:
+                self._sharing.close()
+            if self._calls is not None:
+                self._calls.forget()
+            if self._memos is not None:
+                self._memos.close()
+                self._memos = None
+            self._store.close()
+            self._repeats = Repeats(self._store)  # the next server may be another one
 
     # How
 
-    def _bundles(
-        self, definition: Definition, chunks: Iterable[Chunk], options: CallOptions = NO_OPTIONS
-    ) -> list[Bundle]:
-        return [self._bundle(definition, chunk, options) for chunk in chunks]
+    def read_state(self, key: Key) -> bytes | None:
+        """Return what a job has saved, for workers in this process; None if it has saved nothing."""
+        return self._open_memos().read("state", [key])[0]
 
-    def _bundle(self, definition: Definition, chunk: Chunk, options: CallOptions) -> Bundle:
-        now = self._clock.wall()
+    def _open_memos(self) -> Memos:
+        with self._lock:
+            if self._memos is None:
+                memos = plugins.memos_for(self.results_url, self.namespace)
+                self._memos = memos if self.keys is None else SealedMemos(memos, self.keys)
+            return self._memos
+
+    def _bundles(
+        self,
+        definition: Definition,
+        chunks: Iterable[Chunk],
+        options: CallOptions = NO_OPTIONS,
+        places: dict[int, int] | None = None,
+    ) -> list[Bundle]:
+        places = {} if places is None else places
+        return [self._bundle(definition, chunk, options, places=places) for chunk in chunks]
+
+    def _bundle(
+        self,
+        definition: Definition,
+        chunk: Chunk,
+        options: CallOptions,
+        inputs: Sequence[Input] = (),
+        *,
+        places: dict[int, int] | None = None,
+    ) -> Bundle:
+        """Return calls as a bundle; `places` counts those of one seed that went before in the same call."""
+        now, seed, first = self._clock.wall(), options.seed, 0
+        if seed is not None and places is not None:
+            first = places.get(seed, 0)
+            places[seed] = first + chunk.count
+        column = chunk.column
+        # What waits for others is in pieces; what waits for days may outlast what is kept.
+        if len(column) > LARGE_BYTES and not inputs and (options.delay or 0.0) <= _SOON:
+            column = self._repeats.moved(column, chunk.count)
         return Bundle(
             id=new_bundle_id(now),
             task=definition.name,
             color=self._color_of(definition, options),
             size=chunk.count,
             indexes=range(chunk.count),
-            column=chunk.column,
+            column=column,
             schema=definition.schema.hash,
             limits=options.limits or definition.options.limits,
             submitted=now,
             due=None if not options.delay else now + options.delay,
             expires=None if options.expires is None else now + options.expires,
+            attempt=0 if inputs else 1,
             reply=self.open_results().inbox(),
+            inputs=inputs,
+            seed=seed,
+            first=first,
         )
 
     def _submit_bundles(self, bundles: Sequence[Bundle]) -> list[Job[Any]]:
@@ -483,6 +729,10 @@ class Dispatcher:
             accepted += _ids(batch) if len(frames) > _FRAMES_A_PUBLISH else ()
             end = self._clock.monotonic() + self._deadline
 
+    def _open_blobs(self, keep: float | None = None) -> Blobs:
+        blobs = plugins.blobs_for(self.results_url, self.namespace, self.keep if keep is None else keep)
+        return blobs if self.keys is None else SealedBlobs(blobs, self.keys)
+
     def _open_publisher(self) -> Publisher:
         with self._lock:
             if self._publisher is None:
@@ -522,6 +772,8 @@ class Dispatcher:
             msg = f"the task name {definition.name!r} is taken; give one of the two another name="
             raise RegistrationError(msg)
         self.definitions[definition.name] = definition
+        if definition.function is not None:
+            self._by_function[id(definition.function)] = definition
 
     def _options(self, wishes: Wishes) -> TaskOptions:
         options = make_options(wishes)
@@ -530,8 +782,20 @@ class Dispatcher:
         return options
 
     def _load_results(self, task: str, encoded: bytes) -> list[Any]:
+        before = reader.set(self._reader)
+        try:
+            return self._read_values(task, encoded)
+        except StoredInside:
+            with resolving(self._reader.load):
+                return self._read_values(task, encoded)
+        finally:
+            reader.reset(before)
+
+    def _read_values(self, task: str, encoded: bytes) -> list[Any]:
         definition = self.definitions.get(task)
-        return jobs.plain_values(encoded) if definition is None else definition.schema.load_results(encoded)
+        if definition is not None:
+            return definition.schema.load_results(encoded)
+        return self.calls.results(encoded) if task == naming.CALL else plain_values(encoded)
 
     def _how_to_serve(self, task: str, color: str) -> str:
         url = self.broker_url
@@ -539,10 +803,27 @@ class Dispatcher:
             url = "sqlite:///" + os.path.abspath(url[len("sqlite:///") :])  # noqa: PTH100 - keeps the URL's own slashes
         definition = self.definitions.get(task)
         target = naming.worker_target(definition.function or definition.message_class) if definition else "MODULE"
+        target = "--allow-pickle" if task == naming.CALL else target
         return (
             f"queuelib: no live worker serves task {task!r} in color {color!r} on {mask(url)}. "
             f"Start one: QUEUELIB_BROKER={mask(url)} queuelib worker {target}"
         )
+
+
+class _Reader:
+    """Reads for handles in results; what that takes is made once there is one."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def read(self, hash: bytes, size_bytes: int, wanted: Any) -> Any:  # noqa: A002 - as in `Reader`
+        return self._dispatcher.sharing.read(hash, size_bytes, wanted)
+
+    def load(self, stored: Stored) -> bytes:
+        return self._dispatcher.sharing.load(stored)
+
+    def keep(self, result: bytes) -> Stored:
+        return self._dispatcher.sharing.keep(result)
 
 
 _dispatchers: WeakSet[Dispatcher] = WeakSet()
@@ -551,6 +832,8 @@ _dispatchers: WeakSet[Dispatcher] = WeakSet()
 def _renew_locks() -> None:
     for dispatcher in _dispatchers:
         dispatcher._lock = threading.RLock()  # noqa: SLF001 - a thread of the parent's may hold it, which is not here
+        if dispatcher._calls is not None:  # noqa: SLF001
+            dispatcher._calls.renew_lock()  # noqa: SLF001
 
 
 os.register_at_fork(after_in_child=_renew_locks)

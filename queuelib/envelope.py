@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import isfinite
+from struct import Struct
 from typing import Annotated, Any, cast
 
 import msgpack
@@ -18,13 +19,17 @@ from queuelib.codec import decode_fields, list_length
 from queuelib.encryption import decrypt, encrypt, is_encrypted, refusal
 from queuelib.errors import BadSignature, DecodeError, TooLarge, UnsupportedVersion
 from queuelib.ids import BUNDLE_BYTES
-from queuelib.message import Bundle, Limits
-from queuelib.settings import MAX_MESSAGE_BYTES, MAX_RETRIES
+from queuelib.inputs import pieces
+from queuelib.message import Bundle, Input, Limits, Run
+from queuelib.settings import MAX_MESSAGE_BYTES, MAX_RETRIES, MAX_SEED
 from queuelib.signing import FRAME, Keyring
 
 __all__ = ["MAX_JOBS", "VERSION", "decode", "encode"]
 
 VERSION = 2
+_WITH_INPUTS = 3  # the version of what waits for results of other jobs: older ones give it back unread
+_MOST_FLAGS = 3  # of an input: 1 a list, 2 failures are values
+_WITH_SEED = 4  # the version of a call with a root for its random numbers, whether it waits or not
 _MOST_BYTES = MAX_MESSAGE_BYTES + 1024
 _MOST_ATTEMPTS = MAX_RETRIES + 1
 MAX_JOBS = 65_536  # in one bundle; a forged count must not make us allocate more
@@ -40,6 +45,7 @@ _CALL_TYPES: tuple[Any, ...] = (
     list,  # limits
     str,  # reply
 )
+_RUN = Struct(">II")  # first index and count, behind the id of the bundle
 _LIMIT_TYPES: tuple[Any, ...] = (_OPTIONAL_NUMBER, _OPTIONAL_NUMBER, int, _NUMBER, _NUMBER)
 _PAYLOAD_TYPES: tuple[Any, ...] = (
     bytes,  # call
@@ -54,8 +60,9 @@ _PAYLOAD_TYPES: tuple[Any, ...] = (
     bytes,  # trace
     bytes,  # column, or a box with it
 )
+_PAYLOAD_TYPES_WITH_INPUTS = (*_PAYLOAD_TYPES, list)
+_PAYLOAD_TYPES_WITH_SEED = (*_PAYLOAD_TYPES_WITH_INPUTS, int, int)  # seed, and place of the first job in the call
 _PLAIN = bytes([0x94, VERSION, 0xC0, 0xC0, 0xC4])  # the beginning of an unsigned envelope below 256 bytes
-_SIGNED_HEAD = bytes([VERSION])  # what a signature covers besides the payload, the key's id and the tag
 _Call = tuple[str, str, bytes, Limits, str]
 
 
@@ -69,21 +76,26 @@ def encode(bundle: Bundle, keys: Keyring | None = None) -> bytes:
     column = bundle.column
     if keys is not None and keys.encrypts:
         column = encrypt(keys, bundle.id + call, column)
-    payload = _packb(
-        (
-            call,
-            bundle.id,
-            bundle.size,
-            None if len(bundle.indexes) == bundle.size else list(bundle.indexes),
-            bundle.submitted,
-            bundle.due,
-            bundle.expires,
-            bundle.attempt,
-            bundle.deaths,
-            bundle.trace,
-            column,
-        )
+    fields = (
+        call,
+        bundle.id,
+        bundle.size,
+        None if len(bundle.indexes) == bundle.size else list(bundle.indexes),
+        bundle.submitted,
+        bundle.due,
+        bundle.expires,
+        bundle.attempt,
+        bundle.deaths,
+        bundle.trace,
+        column,
     )
+    version = VERSION
+    rest: tuple[Any, ...] = ()
+    if bundle.seed is not None:
+        version, rest = _WITH_SEED, (_pack_inputs(bundle.inputs), bundle.seed, bundle.first)
+    elif bundle.inputs:
+        version, rest = _WITH_INPUTS, (_pack_inputs(bundle.inputs),)
+    payload = _packb((*fields, *rest) if rest else fields)
     if len(payload) > MAX_MESSAGE_BYTES:
         msg = (
             f"a message for {bundle.task!r} has {len(payload):,} bytes; at most {MAX_MESSAGE_BYTES:,} fit. "
@@ -91,8 +103,8 @@ def encode(bundle: Bundle, keys: Keyring | None = None) -> bytes:
         )
         raise TooLarge(msg)
     if keys is None:
-        return _packb((VERSION, None, None, payload))
-    return _packb((VERSION, *keys.sign(FRAME, _SIGNED_HEAD, payload), payload))
+        return _packb((version, None, None, payload))
+    return _packb((version, *keys.sign(FRAME, bytes((version,)), payload), payload))
 
 
 def decode(frame: bytes, keys: Keyring | None = None) -> Bundle:
@@ -111,9 +123,9 @@ def decode(frame: bytes, keys: Keyring | None = None) -> Bundle:
     if keys is not None:
         return _signed_bundle(frame, keys)
     if frame[:5] == _PLAIN and len(frame) > 6 and frame[5] == len(frame) - 6:  # noqa: PLR2004 - the length is one byte
-        # The common case: a short one of this version, unsigned.
+        # The common case: a short one without inputs, unsigned.
         return _bundle(_read_payload(frame[6:]))
-    return _bundle(_read_payload(_payload_bytes(_unpack(frame, "the envelope"))))
+    return _opened(_unpack(frame, "the envelope"), None)
 
 
 def _signed_bundle(frame: bytes, keys: Keyring) -> Bundle:
@@ -131,15 +143,31 @@ def _signed_bundle(frame: bytes, keys: Keyring) -> Bundle:
         case _:
             msg = "it is not a signed envelope of queuelib, and only what a key of QUEUELIB_KEY signed is read here"
             raise BadSignature(msg)
-    return _bundle(_read_payload(_payload_bytes(outer)), keys)
+    return _opened(outer, keys)
+
+
+def _opened(outer: Any, keys: Keyring | None) -> Bundle:
+    payload = _payload_bytes(outer)
+    if outer[0] == VERSION:
+        return _bundle(_read_payload(payload), keys)
+    if outer[0] == _WITH_INPUTS:
+        *fields, written = _payload(payload, _PAYLOAD_TYPES_WITH_INPUTS)
+        return _with_inputs(_bundle(fields, keys, fewest_attempts=0), written)
+    *fields, written, seed, first = _payload(payload, _PAYLOAD_TYPES_WITH_SEED)
+    if not (0 <= seed < MAX_SEED and 0 <= first < MAX_SEED):
+        msg = "the seed, or the place of the first job, is out of range"
+        raise DecodeError(msg)
+    waits = bool(written)
+    bundle = _with_inputs(_bundle(fields, keys, fewest_attempts=0), written) if waits else _bundle(fields, keys)
+    return bundle._replace(seed=seed, first=first)
 
 
 def _payload_bytes(outer: Any) -> bytes:
     if type(outer) is not list or not outer or type(outer[0]) is not int:
         msg = "these bytes are not an envelope of queuelib"
         raise DecodeError(msg)
-    if outer[0] != VERSION:
-        msg = f"the envelope has version {outer[0]}; this queuelib reads version {VERSION}"
+    if outer[0] not in {VERSION, _WITH_INPUTS, _WITH_SEED}:
+        msg = f"the envelope has version {outer[0]}; this queuelib reads versions {VERSION} to {_WITH_SEED}"
         raise UnsupportedVersion(msg)
     if len(outer) != 4 or type(outer[3]) is not bytes:  # noqa: PLR2004 - the four parts in the docstring
         msg = "the envelope is not a list of version, key id, signature and payload"
@@ -162,17 +190,58 @@ def _decoder() -> Any:
 
 def _read_payload(data: bytes) -> Any:
     if len(data) > _MOST_BYTES:
-        return _payload(data)
+        return _payload(data, _PAYLOAD_TYPES)
     try:
         return _decoder().decode(data)
     except (ValueError, RecursionError):
-        return _payload(data)  # which says what is wrong with it
+        return _payload(data, _PAYLOAD_TYPES)  # which says what is wrong with it
 
 
-def _payload(data: bytes) -> Any:
+def _payload(data: bytes, types: tuple[Any, ...]) -> Any:
     fields = _unpack(data, "the payload")
-    _check(fields, _PAYLOAD_TYPES, "payload")
+    _check(fields, types, "payload")
     return fields
+
+
+def _pack_inputs(inputs: Sequence[Input]) -> list[bytes]:
+    return [
+        bytes((one.is_list | one.passes << 1,))
+        + b"".join(run.bundle + _RUN.pack(run.first, run.count) for run in one.runs)
+        for one in inputs
+    ]
+
+
+def _read_inputs(written: list[Any]) -> list[Input]:
+    width = BUNDLE_BYTES + _RUN.size
+    inputs: list[Input] = []
+    for data in written:
+        if type(data) is not bytes or len(data) % width != 1 or data[0] > _MOST_FLAGS:
+            msg = "an input is not a list of jobs"
+            raise DecodeError(msg)
+        runs = [
+            Run(data[at : at + BUNDLE_BYTES], *_RUN.unpack_from(data, at + BUNDLE_BYTES))
+            for at in range(1, len(data), width)
+        ]
+        is_list, passes = bool(data[0] & 1), bool(data[0] & 2)
+        if not all(0 < run.count <= MAX_JOBS - run.first for run in runs) or (
+            not is_list and [run.count for run in runs] != [1]
+        ):
+            msg = "an input names jobs that cannot be"
+            raise DecodeError(msg)
+        inputs.append(Input(runs, is_list, passes))
+    return inputs
+
+
+def _with_inputs(bundle: Bundle, written: list[Any]) -> Bundle:
+    inputs = _read_inputs(written)
+    if not inputs or bundle.size != 1 or bundle.attempt:
+        msg = "what waits for inputs is one job that was never run, and waits for something"
+        raise DecodeError(msg)
+    found = pieces(bundle.column)
+    if len(found) != len(inputs) + 1:
+        msg = f"{len(found)} pieces of arguments cannot lie around {len(inputs)} inputs"
+        raise DecodeError(msg)
+    return bundle._replace(inputs=inputs)
 
 
 @lru_cache(maxsize=1024)
@@ -212,7 +281,7 @@ def _unpack(data: bytes, what: str) -> Any:
         raise DecodeError(msg) from error
 
 
-def _bundle(fields: Any, keys: Keyring | None = None) -> Bundle:
+def _bundle(fields: Any, keys: Keyring | None = None, *, fewest_attempts: int = 1) -> Bundle:
     call, bundle_id, size, written, submitted, due, expires, attempt, deaths, trace, column = fields
     task, color, schema, limits, reply = _read_call(call)
     if not (isfinite(submitted) and (due is None or isfinite(due)) and (expires is None or isfinite(expires))):
@@ -221,7 +290,7 @@ def _bundle(fields: Any, keys: Keyring | None = None) -> Bundle:
     if not (0 <= submitted <= _LATEST and 0 <= (due or 0) <= _LATEST and 0 <= (expires or 0) <= _LATEST):
         msg = f"a time of the payload is {submitted:g}, {due} or {expires}: that is no wall time"
         raise DecodeError(msg)
-    counts_are_sane = 1 <= attempt <= _MOST_ATTEMPTS and 0 <= deaths <= MAX_RETRIES
+    counts_are_sane = fewest_attempts <= attempt <= _MOST_ATTEMPTS and 0 <= deaths <= MAX_RETRIES
     if len(bundle_id) != BUNDLE_BYTES or not 0 < size <= MAX_JOBS or not counts_are_sane:
         msg = "the bundle id, size, attempt or deaths is out of range"
         raise DecodeError(msg)
@@ -229,8 +298,10 @@ def _bundle(fields: Any, keys: Keyring | None = None) -> Bundle:
         if keys is None:
             raise refusal()
         column = decrypt(keys, bundle_id + call, column)
-    if written is None and size == list_length(column):
+    if not fewest_attempts:
         indexes: Sequence[int] = range(size)
+    elif written is None and size == list_length(column):
+        indexes = range(size)
     else:
         indexes = _indexes(written, size, list_length(column))
     return Bundle(

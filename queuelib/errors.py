@@ -5,6 +5,7 @@ QueuelibError
 │   ├── MissingDriver (ImportError)      the URL, or a key, needs an extra that is not installed
 │   ├── AccessRefused (BrokerUnavailable)  the server answers, and refuses this user or certificate
 │   ├── QueueRefused (BrokerUnavailable)  it answers, and refuses a queue
+│   ├── PickleRefused                    a function, or a result, that travels by pickle only, where that is not allowed
 │   └── RegistrationError                two handlers for one message, a task name taken twice, ...
 ├── BrokerUnavailable (ConnectionError)  the server did not answer in time; nothing was accepted
 │   └── BrokerFull                       it answered: there is no memory or disk left for more
@@ -18,11 +19,13 @@ QueuelibError
 ├── ArgumentError (TypeError)            an argument or result that does not fit its annotation
 ├── UnknownTask (LookupError)            no handler is registered under this name
 ├── UnknownJob (LookupError)             no job has this id
+├── SharedGone (LookupError)             what a handle stands for is not kept any more
 ├── ForgedOutcome                        what is stored as a job's outcome was signed by no key that is known here
 ├── JobTimeout (TimeoutError)            the result did not come within the time the caller gave
 ├── JobFailed                            how a job ended, other than well
 │   ├── RemoteError                      the handler raised; carries the type's name and the traceback
 │   ├── RemoteTraceback                  that traceback as text: the cause of what is raised here
+│   ├── InputError                       what it waited for cannot be had
 │   ├── JobExpired                       it was not started before its expiry
 │   ├── JobLost                          its process died, and it must not start a second time
 │   ├── JobQuarantined                   it was set aside; `queuelib failed ls` tells why
@@ -54,18 +57,21 @@ __all__ = [
     "DecodeError",
     "EncodeError",
     "ForgedOutcome",
+    "InputError",
     "JobExpired",
     "JobFailed",
     "JobLost",
     "JobQuarantined",
     "JobTimeout",
     "MissingDriver",
+    "PickleRefused",
     "QueueRefused",
     "QueuelibError",
     "RegistrationError",
     "RemoteError",
     "RemoteTraceback",
     "Retry",
+    "SharedGone",
     "Shutdown",
     "SoftTimeLimit",
     "SubmitUnknown",
@@ -87,6 +93,13 @@ class ConfigurationError(QueuelibError, ValueError):
 
 class MissingDriver(ConfigurationError, ImportError):
     """The URL's scheme, or a key that encrypts, needs a package that is not installed; the message names the extra."""
+
+
+class PickleRefused(ConfigurationError):
+    """A function that is no task, or a result that is not plain: they travel by pickle, which one side does not allow.
+
+    Nothing was unpickled. At the client nothing was submitted; from a worker it is how the job failed.
+    """
 
 
 class RegistrationError(ConfigurationError):
@@ -187,6 +200,10 @@ class UnknownJob(QueuelibError, LookupError):
     """No job has this id: it was never given out, or its outcome was kept long enough and forgotten."""
 
 
+class SharedGone(QueuelibError, LookupError):
+    """What a handle stands for is not kept any more, or was never kept whole: share it again."""
+
+
 class ForgedOutcome(QueuelibError):
     """What is stored as this job's outcome was signed by no key of QUEUELIB_KEY, so that nobody knows who wrote it."""
 
@@ -228,12 +245,20 @@ class JobLost(JobFailed):
     """The job was started once and nobody knows how far it came; its task is `at_most_once`, so it does not run again."""
 
 
+class InputError(JobFailed):
+    """What the job waited for cannot be had: it was set aside or forgotten, or is too large to travel."""
+
+
 class JobQuarantined(JobFailed):
     """The job was set aside because nobody can run it; `queuelib failed ls` tells why."""
 
 
 class CancelledError(JobFailed, concurrent.futures.CancelledError):
-    """The job was cancelled before it started."""
+    """The job was cancelled: before it started, or, where that was asked for, while it ran.
+
+    In the handler of a job that is to stop while it runs this is raised wherever it is; left to pass it ends the job as
+    `cancelled`. A handler that has seen `context.cancelled` may raise it itself.
+    """
 
 
 class Shutdown(BaseException):

@@ -23,6 +23,7 @@ POINTS = {
     "after_take": "worker: messages were taken, nothing was done with them",
     "before_start": "child: the job counts as running, its handler was not called",
     "after_run": "child: the handler has returned, its outcome has not left the child",
+    "after_value": "child: a large result is kept apart, its outcome has not left the child",
     "mid_frame": "child: half of an outcome that goes through the socket was written",
     "before_settle": "worker: outcomes are known, nothing of them was written",
     "after_result": "worker: endings are stored, the messages are not acknowledged",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+from queuelib.context import place_of
 from queuelib.errors import RegistrationError, UnknownTask
 
 __all__ = ["Handlers", "Registry"]
@@ -111,7 +112,8 @@ class Registry:
         """Add a visitor.
 
         Raises:
-            RegistrationError: It is no visitor, or another one handles one of its messages.
+            RegistrationError: It is no visitor, another one handles one of its messages, or one of its methods takes two
+                contexts.
         """
         if not isinstance(cast("object", visitor), Handlers):
             msg = f"register() takes an instance of a Handlers subclass, not {visitor!r}"
@@ -122,6 +124,8 @@ class Registry:
             if both:
                 msg = f"{type(visitor).__name__} and {type(other).__name__} both have {', '.join(sorted(both))}"
                 raise RegistrationError(msg)
+        for name in mine:
+            place_of(getattr(visitor, name))
         for name, classes in self._classes.items():
             if len(classes) > 1 and _PREFIX + name in mine:
                 raise RegistrationError(_two_meanings(*classes[:2]))
@@ -150,6 +154,15 @@ class Registry:
             for visitor in self._visitors:
                 if _has(visitor, name):
                     return visitor.find(message)
+        return None
+
+    def method_of(self, message_class: type) -> Method | None:
+        """Return the method for messages of a class, None if there is none."""
+        for name in [*(_PREFIX + base.__name__ for base in message_class.__mro__[:-1]), "generic_visit"]:
+            for visitor in self._visitors:
+                if _has(visitor, name):
+                    method: Method = getattr(visitor, name)
+                    return method
         return None
 
     def handles(self, message_class: type) -> bool:

@@ -16,7 +16,7 @@ from queuelib.errors import UnknownJob
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BUNDLE_BYTES", "Key", "created_at", "job_id", "new_bundle_id", "parse_job_id"]
+__all__ = ["BUNDLE_BYTES", "Key", "created_at", "job_id", "new_bundle_id", "parse_job_id", "running_mark"]
 
 BUNDLE_BYTES = 16
 _BUNDLE_HEX = 2 * BUNDLE_BYTES
@@ -64,6 +64,14 @@ def parse_job_id(text: str) -> Key:
         msg = f"no job has the id {text[:64]!r}: it is mistyped or was never given out"
         raise UnknownJob(msg)
     return Key(bundle, index)
+
+
+def running_mark(key: Key) -> Key:
+    """Return under which key a job is marked as cancelled also where it runs.
+
+    It has the complement of the bundle's id, which no bundle can have: its time lies some thousand years ahead.
+    """
+    return Key(bytes(byte ^ 0xFF for byte in key.bundle), key.index)
 
 
 def _check(bundle: bytes, index: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import random
 import sys
 import threading
@@ -13,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from queuelib import body as bodies
 from queuelib import codec
 from queuelib.clock import seconds
+from queuelib.context import Progress, limit_behind, waiting
 from queuelib.errors import (
     BrokerUnavailable,
     CancelledError,
@@ -23,12 +26,15 @@ from queuelib.errors import (
     UnknownJob,
 )
 from queuelib.events import Events
-from queuelib.ids import Key, created_at, job_id
+from queuelib.ids import Key, created_at, job_id, running_mark
 from queuelib.options import Duration
-from queuelib.outcome import CANCELLED, EXPIRED, FAILED, FORGED, QUARANTINED, QUEUED, SUCCEEDED, Record
-from queuelib.ports import ResultBackend, WorkerInfo
+from queuelib.outcome import CANCELLED, EXPIRED, FAILED, FORGED, QUARANTINED, QUEUED, RETRYING, SUCCEEDED, Record
+from queuelib.ports import Memos, ResultBackend, WorkerInfo
+from queuelib.watch import Ending, Watch
 
 __all__ = ["Job", "Outcomes"]
+
+_log = logging.getLogger("queuelib.job")
 
 R = TypeVar("R")
 _FOREVER = 3600.0  # one wait of many
@@ -49,6 +55,8 @@ class Outcomes:
         keep: Seconds for which outcomes are kept.
         how_to_serve: Text that tells how to start a worker.
         events: Told `result` with task, state, ran_by and the count of jobs whenever results are read.
+        open_memos: Opens what running jobs tell, on first use.
+        watch: Tells of jobs that somebody watches.
     """
 
     open_results: Callable[[], ResultBackend]
@@ -57,8 +65,13 @@ class Outcomes:
     keep: float
     how_to_serve: Callable[[str, str], str]
     events: Events
+    open_memos: Callable[[], Memos]
     _notice_lock: threading.Lock = field(default_factory=threading.Lock)
     _noticed: set[tuple[str, str]] = field(default_factory=set["tuple[str, str]"])
+    watch: Watch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.open_results, self.endings, self._say_if_nobody_serves)
 
     def records(self, keys: Sequence[Key]) -> list[Record]:
         """Return the record of each job, in order.
@@ -92,7 +105,14 @@ class Outcomes:
         Raises:
             JobTimeout: None ended within `timeout` seconds.
             BrokerUnavailable: The server has not answered for some seconds.
+            QueuelibError: In a coroutine that shares its event loop with other jobs.
         """
+        with waiting(blocks=timeout is None or timeout > 0):
+            return self._wait_for(keys, timeout, about, are_open=are_open)
+
+    def _wait_for(
+        self, keys: Sequence[Key], timeout: float | None, about: tuple[str, str], *, are_open: bool
+    ) -> Record:
         end = None if timeout is None else time.monotonic() + timeout
         notice_at = time.monotonic() + _NOTICE_AFTER
         broken_at: float | None = None
@@ -117,7 +137,10 @@ class Outcomes:
                 news = self.open_results().wait(keys, max(0.0, min(until, now + _FOREVER) - now))
                 known = self._each(keys) if news is None or None in news else news
                 broken_at = None
-            except BrokerUnavailable:
+            except BrokerUnavailable as error:
+                limit = limit_behind(error)
+                if limit is not None:
+                    raise limit from error
                 now = time.monotonic()
                 broken_at = now if broken_at is None else broken_at
                 if now - broken_at > _PATIENCE or (end is not None and now >= end):
@@ -168,10 +191,21 @@ class Outcomes:
         if record.state == FAILED:
             return bodies.rebuild(body, self.exceptions)
         if record.state == CANCELLED:
-            return CancelledError(f"job {name} was cancelled before it started")
+            return CancelledError(f"job {name} was cancelled")
         if record.state == EXPIRED:
             return JobExpired(f"job {name} was not started before it expired")
         return JobQuarantined(f"job {name} was set aside: {body.message}. See: queuelib failed ls")
+
+    def endings(self, keys: Sequence[Key]) -> list[Ending]:
+        """Return the record of each job, or the error that takes its place."""
+        results = self.open_results()
+        endings: list[Ending] = []
+        for key, record in zip(keys, results.fetch(keys), strict=True):
+            try:
+                endings.append(record if record is not None else self._without_trace(key, results))
+            except UnknownJob as error:
+                endings.append(error)
+        return endings
 
     def _without_trace(self, key: Key, results: ResultBackend) -> Record:
         if results.capabilities.records:
@@ -234,7 +268,8 @@ class Job(Generic[R]):
         record = self._record()
         if record.state == FORGED:
             raise self._outcomes.error(record)
-        return record.state
+        # What waited for others is announced like a retry when it goes on, but nothing of it was tried before.
+        return QUEUED if record.state == RETRYING and record.attempt == 1 else record.state
 
     @property
     def attempt(self) -> int:
@@ -267,7 +302,7 @@ class Job(Generic[R]):
         Raises:
             JobTimeout: It has not ended within `timeout` seconds; it goes on.
             UnknownJob: The id was never given out.
-            CancelledError: It was cancelled before it started.
+            CancelledError: It was cancelled.
             JobExpired: It was not started before it expired.
             JobQuarantined: It was set aside.
             ForgedOutcome: What is stored was signed by no key of QUEUELIB_KEY.
@@ -287,14 +322,35 @@ class Job(Generic[R]):
         record = self._wait(timeout)
         return None if record.state == SUCCEEDED else self._outcomes.error(record)
 
-    def cancel(self) -> None:
-        """Ask that it is not started; it ends `cancelled` if no start came first. A running job goes on."""
-        self._outcomes.open_results().cancel([self.key])
+    def add_done_callback(self, fn: Callable[[Job[R]], object]) -> None:
+        """Have `fn` called with this job, once, when it has ended; soon if it has already.
+
+        It is called in a thread of queuelib's, one after the other with those of other jobs, so it should be quick and
+        wait for no other job. An error in it is logged and changes nothing. It is not called in a process forked later,
+        nor where this one ends before the job.
+        """
+        self._outcomes.watch.add((self,), functools.partial(_call, fn), self._about, is_patient=True)
+
+    def cancel(self, *, running: bool = False) -> None:
+        """Ask that it is not started; it ends `cancelled` if no start came first. A running job goes on.
+
+        Args:
+            running: Ask that it stops if it runs, too: its handler sees `context.cancelled` within about half a second, and
+                in a worker process `CancelledError` is raised wherever it is. Left to pass, that ends the job as
+                `cancelled`; a handler that catches it, or is in a thread, ends as it likes.
+        """
+        self._outcomes.open_results().cancel([self.key, running_mark(self.key)] if running else [self.key])
 
     @property
-    def progress(self) -> None:
-        """Reserved for progress that handlers report; nothing reports any yet."""
-        return
+    def progress(self) -> Progress | None:
+        """What its handler told last, or None: nothing yet, or it has not told anything for ten minutes after its end.
+
+        Raises:
+            BrokerUnavailable: The result backend does not answer.
+            ConfigurationError: It keeps no progress.
+        """
+        (data,) = self._outcomes.open_memos().read("progress", [self.key])
+        return None if data is None else bodies.progress_in(data)
 
     def __await__(self) -> Generator[Any, None, R]:
         return self._aresult().__await__()
@@ -310,11 +366,14 @@ class Job(Generic[R]):
         return hash(self.key)
 
     async def _aresult(self) -> R:
-        import asyncio  # noqa: PLC0415 - 20 ms of import that synchronous programs do not need
+        record = self._final
+        if record is None:
+            from queuelib.loops import ending_of  # noqa: PLC0415 - 20 ms of import that synchronous programs do not need
 
-        while not await asyncio.to_thread(self.wait, _ASYNC_SLICE):
-            pass
-        return self.result()
+            with waiting(blocks=False):
+                record = self._keep(await ending_of(self, self._outcomes.watch, self._about))
+        value: R = self._outcomes.value(record, self.key)
+        return value
 
     def _record(self) -> Record:
         if self._final is not None:
@@ -334,60 +393,18 @@ class Job(Generic[R]):
         return record
 
 
-_ASYNC_SLICE = 1.0  # seconds; a cancelled awaiter leaves its thread behind for no longer
+def _call(fn: Callable[[Job[Any]], object], job: Job[Any], ending: Ending) -> None:
+    """Call a done callback: foreign code, in a thread that others need too."""
+    _note(job, ending)
+    try:
+        fn(job)
+    except BaseException:  # noqa: BLE001 - whatever it raises, even to leave, all other jobs are told of here too
+        _log.exception("a done callback of job %s failed", job.id)
 
 
-def gather(jobs: Iterable[Job[R]], timeout: float | None) -> list[R]:
-    """Return the results in the order of the jobs; the first that did not end well raises."""
-    end = None if timeout is None else time.monotonic() + timeout
-    waiting = list(jobs)
-    values: list[R] = []
-    for start in range(0, len(waiting), _WINDOW):
-        window = waiting[start : start + _WINDOW]
-        last: Record | None = None
-        column: list[Any] = []
-        for job, record in zip(window, _final_records(window, end), strict=True):
-            if record is not last:  # one record may tell of many jobs in a row
-                last, column = record, window[0]._outcomes.values(record)[0]  # noqa: SLF001
-            values.append(column[job.key.index - record.key.index])
-    return values
-
-
-def as_completed(jobs: Iterable[Job[R]], timeout: float | None) -> Iterator[Job[R]]:
-    """Yield the jobs as they end."""
-    end = None if timeout is None else time.monotonic() + timeout
-    pending = {job.key: job for job in jobs}
-    while pending:
-        first = next(iter(pending.values()))
-        keys = list(pending)
-        left = None if end is None else max(0.0, end - time.monotonic())
-        first._outcomes.wait_for(keys, left, first._about)  # noqa: SLF001
-        for start in range(0, len(keys), _WINDOW):
-            window = keys[start : start + _WINDOW]
-            for key, record in zip(window, first._outcomes.records(window), strict=True):  # noqa: SLF001
-                if record.is_final:
-                    job = pending.pop(key)
-                    job._keep(record)  # noqa: SLF001
-                    yield job
-
-
-def _final_records(jobs: Sequence[Job[R]], end: float | None) -> Iterator[Record]:
-    """Yield the final record of each job in order, looking up many at once and waiting only for the next."""
-    if not jobs:
-        return
-    outcomes = jobs[0]._outcomes  # noqa: SLF001
-    known: dict[Key, Record] = {}
-    for position, job in enumerate(jobs):
-        if job._final is not None:  # noqa: SLF001
-            yield job._final  # noqa: SLF001
-            continue
-        if job.key not in known:
-            unknown = [other.key for other in jobs[position:] if other.key not in known]
-            known.update({k: r for k, r in zip(unknown, outcomes.records(unknown), strict=True) if r.is_final})
-        if job.key not in known:
-            left = None if end is None else max(0.0, end - time.monotonic())
-            known[job.key] = outcomes.wait_for([job.key], left, job._about)  # noqa: SLF001
-        yield job._keep(known[job.key])  # noqa: SLF001
+def _note(job: Job[Any], ending: Ending) -> None:
+    if not isinstance(ending, Exception):
+        job._keep(ending)  # noqa: SLF001
 
 
 def _serves(worker: WorkerInfo, task: str, color: str) -> bool:

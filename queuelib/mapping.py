@@ -6,9 +6,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from queuelib.bundle import TARGET
+from queuelib.bundle import TARGET, BoundedSizes
+from queuelib.errors import JobTimeout
 from queuelib.ids import Key
 
 if TYPE_CHECKING:
@@ -16,13 +18,42 @@ if TYPE_CHECKING:
     from queuelib.job import Outcomes
     from queuelib.outcome import Record
 
-__all__ = ["Stream"]
+__all__ = ["NO_LIMITS", "Limits", "Stream"]
 
 FEWEST_AHEAD = 1024  # jobs on the way, however slowly they come back
 SECONDS_AHEAD = 4 * TARGET  # of what comes back in that time: four bundles for each child that works on it
 _MEASURED_FOR = 0.05  # seconds
 _BUNDLES_A_PUBLISH = 16
 _WINDOW = 32  # jobs looked up at once: quick ones come many to a record, and slow ones few at a time
+_LOOKED_AT = 256  # jobs looked up at once where they are all waited for
+_BUNDLES_IN_ROOM = 8  # at least, so that the room is filled again before all of it has come back
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far a stream may run ahead of its reader, and how long it may take.
+
+    Attributes:
+        until: Monotonic time after which waiting for a result raises `JobTimeout`; None for no limit.
+        timeout: The seconds that were given, for that message.
+        room: Most calls that were taken from the input and whose results were not handed on; None: by their pace.
+        chunk: Jobs in a bundle; None: by their run times.
+    """
+
+    until: float | None = None
+    timeout: float | None = None
+    room: int | None = None
+    chunk: int | None = None
+
+    def sizes(self, usual: Sizes) -> Sizes:
+        """Return how many jobs go into a bundle under these limits, where it would be `usual`."""
+        most = None if self.room is None else max(1, self.room // _BUNDLES_IN_ROOM)
+        if self.chunk is None:
+            return usual if most is None else BoundedSizes(usual, 1, most)
+        return BoundedSizes(usual, self.chunk, self.chunk if most is None else min(self.chunk, most))
+
+
+NO_LIMITS = Limits()
 
 
 @dataclass(slots=True)
@@ -38,9 +69,9 @@ class _OnItsWay:
         return [Key(self.id, index) for index in range(self.at, min(self.size, self.at + _WINDOW))]
 
 
-@dataclass
+@dataclass(slots=True)
 class Stream:
-    """One running `map`.
+    """One running `map`: one thread reads it, others may submit its rest, cut it and cancel it meanwhile.
 
     Args:
         chunks: The encoded calls, lazily.
@@ -48,6 +79,10 @@ class Stream:
         outcomes: Where results come from.
         sizes: Told how long the jobs ran.
         about: Task and color, for the notice that nobody serves it.
+        limits: How far it may run ahead, and how long it may take.
+
+    Attributes:
+        is_exhausted: Whether all calls were submitted.
     """
 
     chunks: Chunks
@@ -55,10 +90,20 @@ class Stream:
     outcomes: Outcomes
     sizes: Sizes
     about: tuple[str, str]
+    limits: Limits = NO_LIMITS
+    is_exhausted: bool = False
     _submitted: int = 0
-    _in_flight: int = 0
-    _bundles: deque[_OnItsWay] = field(default_factory=deque["_OnItsWay"])
-    _is_exhausted: bool = False
+    _handed: int = 0
+    _bundles: deque[_OnItsWay] = field(default_factory=deque["_OnItsWay"])  # the reader alone takes from it
+    _filling: RLock = field(default_factory=RLock)  # held while the input is read, however long that takes
+    _is_filling: bool = False
+    _sending: RLock = field(default_factory=RLock)  # held while bundles are sent and noted, for no longer
+    _is_ending: bool = False
+    _is_cut: bool = False
+    _is_cancelled: bool = False
+    _is_left: bool = False
+    _has_dropped: bool = False  # calls that were taken from the input
+    _error: BaseException | None = None
     _ahead: int = FEWEST_AHEAD
     _came: int = 0
     _since: float = field(default_factory=time.monotonic)
@@ -69,6 +114,43 @@ class Stream:
         next(generator)  # a generator that was never entered would not notice that it is closed
         return generator
 
+    def shown(self, label: str, total: int | None, *, ordered: bool) -> Generator[Any]:
+        """Return what `results` does, which shows a bar, and cancels at Ctrl-C while it is waited for."""
+        generator = self._shown(label, total, self.results(ordered=ordered))
+        next(generator)
+        return generator
+
+    def _shown(self, label: str, total: int | None, results: Generator[Any]) -> Generator[Any]:
+        from queuelib.bars import Bar, Interrupt  # noqa: PLC0415 - for those who look
+
+        bar = Bar(label, total)
+        interrupt = Interrupt(self._open_jobs, self.cut_off)
+        is_over = object()
+        try:
+            yield None
+            while True:
+                failed = True
+                try:
+                    with interrupt.waiting():
+                        value = next(results, is_over)
+                    failed = False
+                finally:
+                    if failed:
+                        bar.count(failed=1)
+                if value is is_over:
+                    break
+                bar.count()
+                yield value
+            interrupt.end()
+        finally:
+            results.close()
+            interrupt.close()
+            bar.close()
+
+    def _open_jobs(self) -> list[tuple[Outcomes, list[Key]]]:
+        keys = [Key(bundle.id, index) for bundle in list(self._bundles) for index in range(bundle.at, bundle.size)]
+        return [(self.outcomes, keys)]
+
     def _ordered(self) -> Generator[Any]:
         try:
             yield None
@@ -77,12 +159,15 @@ class Stream:
                 found = self._ended(bundle)
                 if not found:
                     key = Key(bundle.id, bundle.at)
-                    found = [self.outcomes.wait_for([key], None, self.about, are_open=True)]
+                    found = [self._wait_for([key])]
                 for record in found:
-                    yield from self._values(bundle, record)
+                    values = self._values(bundle, record)
+                    while values:  # what was handed on is kept by nobody here
+                        yield values.pop()
                 if bundle.at == bundle.size:
                     self._bundles.popleft()
                     self.refill()
+            self._raise_error()
         finally:
             self._cancel_rest()
 
@@ -94,15 +179,18 @@ class Stream:
                 for bundle in list(self._bundles):
                     for record in self._ended(bundle):
                         has_found = True
-                        index = bundle.first + bundle.at
-                        yield from enumerate(self._values(bundle, record), index)
+                        values = self._values(bundle, record)
+                        while values:
+                            yield bundle.first + bundle.at - len(values), values.pop()
                     if bundle.at == bundle.size:
-                        self._bundles.remove(bundle)
+                        with self._sending:
+                            self._bundles.remove(bundle)
                 if has_found:
                     self.refill()
                 else:
-                    keys = [Key(bundle.id, bundle.at) for bundle in self._bundles]
-                    self.outcomes.wait_for(keys, None, self.about, are_open=True)
+                    keys = [Key(bundle.id, bundle.at) for bundle in list(self._bundles)]
+                    self._wait_for(keys)
+            self._raise_error()
         finally:
             self._cancel_rest()
 
@@ -112,34 +200,146 @@ class Stream:
         Raises:
             Exception: What reading the calls or publishing them raised; what is on the way is then cancelled.
         """
-        if self._is_exhausted or self._is_enough(2):
-            return
         try:
-            while not self._is_enough(1) and self._fill():
-                pass
+            self._submit()
         except BaseException:
             self._cancel_rest()
             raise
 
-    def _is_enough(self, fraction: int) -> bool:
-        return self._in_flight >= self._ahead // fraction
+    def submit_rest(self) -> None:
+        """Submit all that is left, however much is on the way then; not beyond the room that it was given.
+
+        Raises:
+            Exception: As `refill`. What is on the way goes on then, and after it the reader gets the same error.
+        """
+        with self._filling:
+            self._is_ending = True
+            try:
+                self._submit()
+            except BaseException as error:
+                self._error, self._is_cut = error, True
+                raise
+
+    def cut(self) -> None:
+        """Submit nothing more; returns at once."""
+        self._is_cut = True
+
+    def cut_off(self) -> None:
+        """Submit nothing more, and have what is being submitted just now cancelled; returns at once."""
+        self._is_cut = self._is_cancelled = True
+
+    def leave(self) -> None:
+        """In a process that was forked off: leave what is on the way to the parent, whose threads held the locks."""
+        self._has_dropped = self._is_filling or not self.is_exhausted
+        self._is_cut = self._is_left = True
+        self._filling, self._sending, self._is_filling = RLock(), RLock(), False
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it was cut before all calls were submitted; to be asked when nothing is on the way any more."""
+        with self._filling:
+            if not self._is_cut or self._has_dropped or self._is_filling:
+                return self._is_cut
+            return not self.is_exhausted and next(self.chunks, None) is not None
+
+    def wait(self) -> None:
+        """Wait until all that is on the way has ended.
+
+        Raises:
+            BrokerUnavailable: The server has not answered for some seconds.
+        """
+        with self._sending:
+            bundles = list(self._bundles)
+        for bundle in bundles:
+            for start in range(bundle.at, bundle.size, _LOOKED_AT):
+                keys = [Key(bundle.id, index) for index in range(start, min(bundle.size, start + _LOOKED_AT))]
+                while keys := [r.key for r in self.outcomes.records(keys) if not r.is_final]:
+                    self.outcomes.wait_for(keys[:1], None, self.about, are_open=True)
+
+    def cancel(self) -> None:
+        """Submit nothing more, and ask that nothing starts that has not; how each ended is still handed on."""
+        self.cut_off()
+        [(_, keys)] = self._open_jobs()
+        if keys:
+            self.outcomes.open_results().cancel(keys)
+
+    @property
+    def _in_flight(self) -> int:
+        return self._submitted - self._handed
+
+    def _submit(self) -> None:
+        with self._filling:
+            is_half_full = self.limits.room is None and not self._is_ending and self._in_flight >= self._ahead // 2
+            # It may be filling while this thread has the lock: a signal struck there, whose handler is here.
+            if self.is_exhausted or self._is_cut or self._is_filling or is_half_full:
+                return
+            self._is_filling = True
+            try:
+                while self._has_room(0) and self._fill():
+                    pass
+            finally:
+                self._is_filling = False
+
+    def _raise_error(self) -> None:
+        """Raise what ended the input while its rest was submitted."""
+        with self._filling:
+            error = self._error
+        if error is not None:
+            raise error
+
+    def _has_room(self, more: int) -> bool:
+        """Return whether another bundle may be sent, besides so many calls that were taken just now."""
+        taken = self._in_flight + more
+        if self.limits.room is None:
+            return self._is_ending or taken < self._ahead
+        return taken + self.sizes.at(self._submitted + more) <= self.limits.room
+
+    def _wait_for(self, keys: list[Key]) -> Record:
+        """Wait until one of these jobs, none of which had ended, has."""
+        until, timeout = self.limits.until, None
+        if until is not None:
+            timeout = max(0.0, until - time.monotonic())
+        try:
+            return self.outcomes.wait_for(keys, timeout, self.about, are_open=True)
+        except JobTimeout as error:
+            msg = f"the next result did not come within {self.limits.timeout:g} s of the start of the map"
+            raise JobTimeout(msg) from error
 
     def _fill(self) -> bool:
         """Submit some more; return whether there may be yet more."""
         batch: list[Chunk] = []
         count = 0
-        for chunk in self.chunks:
-            batch.append(chunk)
-            count += chunk.count
-            if len(batch) >= _BUNDLES_A_PUBLISH or self._in_flight + count >= self._ahead:
-                break
-        else:
-            self._is_exhausted = True
-        for bundle, chunk in zip(self.send(batch) if batch else (), batch, strict=True):
-            self._bundles.append(_OnItsWay(bundle, chunk.count, self._submitted))
-            self._submitted += chunk.count
-            self._in_flight += chunk.count
-        return not self._is_exhausted
+        is_last, failure = False, None
+        try:
+            for chunk in self.chunks:
+                batch.append(chunk)
+                count += chunk.count
+                if len(batch) >= _BUNDLES_A_PUBLISH or not self._has_room(count):
+                    break
+            else:
+                is_last = True
+        except Exception as error:
+            if not self._is_ending:
+                raise
+            failure = error  # what came before it was promised to be run
+        self._send(batch)
+        if failure is not None:
+            raise failure
+        self.is_exhausted = is_last
+        return not (is_last or self._is_cut)
+
+    def _send(self, batch: list[Chunk]) -> None:
+        if not batch:
+            return
+        with self._sending:
+            if self._is_cut:
+                self._has_dropped = True
+                return
+            for bundle, chunk in zip(self.send(batch), batch, strict=True):
+                self._bundles.append(_OnItsWay(bundle, chunk.count, self._submitted))
+                self._submitted += chunk.count
+        if self._is_cancelled:  # meanwhile
+            self.cancel()
 
     def _measure(self, count: int) -> None:
         """Note that results came back, and have as many on the way as their pace asks for."""
@@ -161,19 +361,25 @@ class Stream:
         return found
 
     def _values(self, bundle: _OnItsWay, record: Record) -> list[Any]:
-        """Return the values of a record that come next, all of which count as handed on: their jobs have ended."""
+        """Return the values of a record that come next, the last one first; their jobs have ended, and so they count as handed on."""
         values, seconds = self.outcomes.values(record)
         self.sizes.ran(seconds, len(values))
         self._measure(len(values))
         left = values[bundle.at - record.key.index :]
         bundle.at += len(left)
-        self._in_flight -= len(left)
+        self._handed += len(left)
+        left.reverse()
         return left
 
     def _cancel_rest(self) -> None:
+        with self._sending:
+            self._is_cut = True
+            bundles = list(self._bundles)
+            self._bundles.clear()
+        if self._is_left or not bundles:
+            return
         results = self.outcomes.open_results()
-        while self._bundles:
-            bundle = self._bundles.popleft()
+        for bundle in bundles:
             rest = [Key(bundle.id, index) for index in range(bundle.at, bundle.size)]
             unfinished = [key for key, r in zip(rest, results.fetch(rest), strict=True) if r is None or not r.is_final]
             if unfinished:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-__all__ = ["NO_LIMITS", "Bundle", "Limits", "Message", "Outgoing"]
+__all__ = ["INPUTS", "NO_LIMITS", "Bundle", "Input", "Limits", "Message", "Outgoing", "Run", "queue_of"]
 
 R = TypeVar("R")
 
@@ -35,6 +35,29 @@ class Limits(NamedTuple):
 
 
 NO_LIMITS = Limits()
+INPUTS = "inputs"  # the queue of what waits for results of others: no color can have this name
+
+
+class Run(NamedTuple):
+    """Jobs whose indexes in one bundle follow each other."""
+
+    bundle: bytes
+    first: int
+    count: int = 1  # type: ignore[assignment]  # tuple.count is not missed
+
+
+class Input(NamedTuple):
+    """Results that an argument is made of, once they are there.
+
+    Attributes:
+        runs: The jobs, in order.
+        is_list: Whether the argument is the list of their results; else it is the result of the one job.
+        passes: Whether a job that did not end well is given as a value, `Failure`; else nothing is run.
+    """
+
+    runs: Sequence[Run]
+    is_list: bool = False
+    passes: bool = False
 
 
 class Bundle(NamedTuple):
@@ -46,7 +69,8 @@ class Bundle(NamedTuple):
         color: Queue it belongs to.
         size: Number of jobs the bundle was submitted with.
         indexes: Which of them travel here, ascending.
-        column: The encoded list of their argument lists, one for each of `indexes`.
+        column: The encoded list of their argument lists, one for each of `indexes`. With `inputs` it is the encoded list
+            of the pieces, as byte strings, between which the results belong that make them whole.
         schema: Digest of the argument types at the submitter.
         limits: Time limits and retries.
         submitted: Wall time of submission.
@@ -56,6 +80,10 @@ class Bundle(NamedTuple):
         deaths: Not used: starts without an outcome are counted in records. A field of the wire.
         reply: Where a waiting client is told of outcomes; empty for nowhere.
         trace: Opaque tracing context.
+        inputs: What a single job waits for before it can run. Such a bundle travels by the queue `INPUTS`, has the
+            attempt 0, and becomes one without inputs and with the attempt 1.
+        seed: Root of the random numbers of its call; None: each job's own are made from its id.
+        first: Place in the call of the job with the index 0, where there is a seed.
     """
 
     id: bytes
@@ -73,6 +101,9 @@ class Bundle(NamedTuple):
     deaths: int = 0
     reply: str = ""
     trace: bytes = b""
+    inputs: Sequence[Input] = ()
+    seed: int | None = None
+    first: int = 0
 
 
 class Outgoing(NamedTuple):
@@ -94,3 +125,8 @@ class Outgoing(NamedTuple):
     due: float | None = None
     size: int = 1
     is_successor: bool = False
+
+
+def queue_of(bundle: Bundle) -> str:
+    """Return by which queue a bundle travels: its color's, or that of what waits for inputs."""
+    return INPUTS if bundle.inputs else bundle.color

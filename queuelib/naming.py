@@ -11,8 +11,18 @@ from typing import Any
 from queuelib.errors import RegistrationError
 from queuelib.shown import shown
 
-__all__ = ["check_name", "dotted_name", "file_of", "is_importing", "make_importable", "name_of", "worker_target"]
+__all__ = [
+    "CALL",
+    "check_name",
+    "dotted_name",
+    "file_of",
+    "is_importing",
+    "make_importable",
+    "name_of",
+    "worker_target",
+]
 
+CALL = "queuelib.call"  # the task that pickled calls are sent as
 _LONGEST_NAME = 255
 is_importing = False  # true in a worker's template while it imports the user's modules
 
@@ -43,6 +53,9 @@ def check_name(name: str) -> str:
     """
     if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable() or any(one.isspace() for one in name):
         msg = f"{shown(name, 80)!r} is no name of a task: 1 to {_LONGEST_NAME} characters that print, without spaces"
+        raise RegistrationError(msg)
+    if name == CALL:
+        msg = f"{name!r} is what pickled calls are sent as: give the task another name="
         raise RegistrationError(msg)
     return name
 

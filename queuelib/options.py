@@ -11,13 +11,14 @@ from typing import TypedDict
 from queuelib.clock import seconds
 from queuelib.errors import ConfigurationError
 from queuelib.message import Limits
-from queuelib.settings import LONGEST_DELAY, MAX_RETRIES
+from queuelib.settings import LONGEST_DELAY, MAX_RETRIES, MAX_SEED
 
 __all__ = [
     "CallOptions",
     "TaskOptions",
     "Wishes",
     "check_once",
+    "checked_seed",
     "duration",
     "make_limits",
     "make_options",
@@ -89,12 +90,14 @@ class CallOptions:
         delay: Seconds from now before which it does not start.
         expires: Seconds from now after which it does not start any more.
         limits: Time limits and retries, complete.
+        seed: Root of the random numbers of all jobs of the call.
     """
 
     color: str | None = None
     delay: float | None = None
     expires: float | None = None
     limits: Limits | None = None
+    seed: int | None = None
 
 
 NO_OPTIONS = CallOptions()
@@ -185,6 +188,18 @@ def _exceptions(name: str, classes: object) -> tuple[type[BaseException], ...]:
             return exceptions
     msg = f"{name} is a list of exception classes, like [ValueError], not {classes!r}"
     raise ConfigurationError(msg)
+
+
+def checked_seed(seed: object) -> int:
+    """Return a root for random numbers.
+
+    Raises:
+        ConfigurationError: It is no integer from 0 to 2**64 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < MAX_SEED:
+        msg = f"seed is an integer from 0 to 2**64 - 1, not {seed!r:.100}"
+        raise ConfigurationError(msg)
+    return seed
 
 
 def duration(name: str, value: Duration, *, above_zero: bool = False) -> float:

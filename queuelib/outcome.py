@@ -21,10 +21,13 @@ __all__ = [
     "TERMINAL",
     "Again",
     "Failed",
+    "Failure",
+    "Inherited",
     "NotRun",
     "Outcome",
     "Quarantined",
     "Record",
+    "Released",
     "supersedes",
 ]
 
@@ -70,7 +73,39 @@ class NotRun:
     state: str
 
 
-Outcome = bytes | Again | Failed | Quarantined | NotRun
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What the job waited for is there: it goes on as a message with all its arguments, `column`."""
+
+    column: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What the job waited for ended otherwise than well, and so does it: in that state and with that body."""
+
+    state: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a job ended that did not end well, as a value among the results of others: see `settled`.
+
+    Attributes:
+        state: failed, cancelled, expired or quarantined.
+        type: Name of the exception's class, with its module unless it is builtin; empty if nothing was raised.
+        message: The exception's text, of a long one both ends; or why the job was set aside.
+        job: Id of the job; `dispatcher.job(failure.job).exception()` has the rest.
+    """
+
+    state: str
+    type: str
+    message: str
+    job: str
+
+
+Outcome = bytes | Again | Failed | Quarantined | NotRun | Released | Inherited
 """How a job ended; bytes are the encoded result of one that returned."""
 
 
@@ -110,7 +145,8 @@ def supersedes(new: Record, old: Record | None) -> bool:
     """Return whether `new` takes the place of `old` for one job.
 
     A success stands for ever; any other ending gives way to a success only; a state on the way gives way to
-    every ending and to a state of the same or a later attempt.
+    every ending and to a state of the same or a later attempt. But `retrying` only announces an attempt, and is stored once
+    its message was accepted: it does not take the place of what that attempt has said itself by then, its start above all.
     """
     if old is None:
         return True
@@ -118,4 +154,6 @@ def supersedes(new: Record, old: Record | None) -> bool:
         return False
     if old.is_final:
         return new.state == SUCCEEDED
-    return new.is_final or new.attempt >= old.attempt
+    if new.is_final or new.attempt != old.attempt:
+        return new.is_final or new.attempt > old.attempt
+    return new.state != RETRYING or old.state == RETRYING

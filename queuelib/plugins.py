@@ -8,13 +8,14 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from queuelib.errors import ConfigurationError, MissingDriver
+from queuelib.ports import BlobBackend, MemoBackend
 from queuelib.settings import mask
 from queuelib.shown import shown
 
 if TYPE_CHECKING:
-    from queuelib.ports import Backend
+    from queuelib.ports import Backend, Blobs, Memos
 
-__all__ = ["backend_for", "find_backend", "scheme_of", "schemes"]
+__all__ = ["backend_for", "blobs_for", "find_backend", "memos_for", "scheme_of", "schemes"]
 
 GROUP = "queuelib.backends"
 _OURS = {  # serves a source tree that is on sys.path without being installed
@@ -87,6 +88,35 @@ def backend_for(url: str) -> Backend:
         )
         raise ConfigurationError(msg)
     return backend
+
+
+def blobs_for(url: str, namespace: str, keep: float) -> Blobs:
+    """Return the keeper of blobs for a results URL; it connects on first use.
+
+    Raises:
+        ConfigurationError: Its backend keeps none.
+    """
+    backend = backend_for(url)
+    if not isinstance(backend, BlobBackend):
+        msg = f"the backend of {mask(url)!r} keeps outcomes and no shared objects: keep results elsewhere, results='redis://host/0'"
+        raise ConfigurationError(msg)
+    return backend.blobs(url, namespace, keep)
+
+
+def memos_for(url: str, namespace: str) -> Memos:
+    """Return the keeper of memos for a results URL; it connects on first use.
+
+    Raises:
+        ConfigurationError: Its backend keeps none.
+    """
+    backend = backend_for(url)
+    if not isinstance(backend, MemoBackend):
+        msg = (
+            f"the backend of {mask(url)!r} keeps outcomes, and neither progress nor states of running jobs: keep results "
+            "elsewhere, results='redis://host/0'"
+        )
+        raise ConfigurationError(msg)
+    return backend.memos(url, namespace)
 
 
 @cache

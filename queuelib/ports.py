@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from queuelib.clock import Clock
 from queuelib.errors import BrokerUnavailable
 from queuelib.ids import Key
 from queuelib.message import Outgoing
@@ -18,11 +19,16 @@ from queuelib.outcome import Record
 
 __all__ = [
     "Backend",
+    "BlobBackend",
+    "Blobs",
     "Cancelled",
     "DelayExchanges",
     "Delivery",
+    "Follower",
     "HeldQueues",
+    "InProcess",
     "Lane",
+    "Listening",
     "LongReader",
     "Outgoing",
     "QuarantineItem",
@@ -31,7 +37,9 @@ __all__ = [
     "ResultCapabilities",
     "Settled",
     "Settlement",
+    "Span",
     "StillReading",
+    "Teller",
     "TransportCapabilities",
     "TransportSettings",
     "WorkerInfo",
@@ -144,12 +152,14 @@ class ResultCapabilities:
         crosses_processes: Other processes read what is stored.
         survives_restart: A stored outcome survives the death of the server process.
         cancels_at_once: A queued job that is cancelled ends so without a worker.
+        large_apart: A large result costs no more as blobs than in its outcome, so that it had better be there.
     """
 
     records: bool = False
     crosses_processes: bool = True
     survives_restart: bool = False
     cancels_at_once: bool = False
+    large_apart: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +333,7 @@ class WorkerInfo:
     colors: tuple[str, ...]
     tasks: tuple[str, ...]
     at: float = 0.0
+    processes: int = 1
 
 
 class ResultBackend(Protocol):
@@ -422,6 +433,178 @@ class LongReader(Protocol):
         """Have `fetch` and `cancelled` raise `StillReading` after so many seconds.
 
         What was read by then is not read again where the same jobs are asked for within a minute.
+        """
+        ...
+
+
+@runtime_checkable
+class Follower(Protocol):
+    """A result backend that looks up the better the earlier it knows what it will be asked for, ever again."""
+
+    def follow(self, keys: Sequence[Key]) -> None:
+        """Keep at hand what is stored of these jobs from now on, and what was before.
+
+        Raises:
+            StillReading: It is on its way.
+            BrokerUnavailable: The server does not answer.
+        """
+        ...
+
+
+@runtime_checkable
+class InProcess(Protocol):
+    """A backend whose servers live in this process: a test gives one its own time, and ends it."""
+
+    def set_clock(self, url: str, clock: Clock) -> None:
+        """Have the server of a URL take its time from a clock: what is due, and for how long outcomes are kept."""
+        ...
+
+    def drop(self, url: str) -> None:
+        """Forget the server of a URL and all that it keeps; nobody may be connected to it."""
+        ...
+
+
+Span = tuple[bytes, int, int]
+"""Jobs of one bundle in a row: the bundle's id, the index of the first, and how many."""
+
+
+class Listening(Protocol):
+    """What one thread hears of jobs that have ended, while it looks at none of them.
+
+    It may miss some, and name some that have not ended. Records are stored before they are told of.
+    """
+
+    def wait(self, timeout: float) -> Sequence[Span] | None:
+        """Return which jobs were told of since the last call, once there are any or after `timeout` seconds.
+
+        Returns:
+            The jobs, of whichever client, perhaps none; None if some have ended and nobody knows which.
+
+        Raises:
+            BrokerUnavailable: The server is gone.
+        """
+        ...
+
+    def wake(self) -> None:
+        """Have the wait that is under way return soon, or the next one; from any thread, and after `close` too."""
+        ...
+
+    def tells_of(self, key: Key) -> bool:
+        """Return whether the end of this job will be told here; a job of another client's perhaps will not."""
+        ...
+
+    def close(self) -> None:
+        """Listen no more."""
+        ...
+
+
+class Blobs(Protocol):
+    """Keeps pieces of what is shared between jobs, apart from outcomes: large, the same for many, and made again if lost.
+
+    A piece is there wholly or not at all, and stays for `keep` seconds after it was put, read or renewed last. Its content
+    never changes, as its name is made from it. All methods may be called from any thread, and after a fork on both sides.
+    """
+
+    def put(self, pieces: Mapping[bytes, bytes]) -> None:
+        """Keep pieces; of one that is there already only the time begins anew.
+
+        Args:
+            pieces: Contents by name. Names have at most 64 bytes, contents little more than `BLOB_BYTES` in settings.py.
+                A call has some MiB; nothing else waits for longer than one piece of it takes.
+        """
+        ...
+
+    def get(self, names: Sequence[bytes]) -> list[bytes | None]:
+        """Return pieces, in order, None for each that is not there; the time of those that are begins anew."""
+        ...
+
+    def renew(self, names: Sequence[bytes]) -> list[bool]:
+        """Have the time of pieces begin anew; return which are there. One that is there may rarely seem not to be."""
+        ...
+
+    def drop(self, names: Sequence[bytes]) -> None:
+        """Remove pieces, as far as they are there."""
+        ...
+
+    def close(self) -> None:
+        """Give up connections; a later call opens them again."""
+        ...
+
+
+class Memo(NamedTuple):
+    """The newest word of one kind about one job that has not ended.
+
+    Attributes:
+        key: The job.
+        kind: What it is: a short word in ASCII letters.
+        data: Its content, opaque here.
+        keep: Seconds for which it stays unless it is written anew.
+    """
+
+    key: Key
+    kind: str
+    data: bytes
+    keep: float
+
+
+class Memos(Protocol):
+    """Keeps the newest memo of each job and kind: what handlers tell and save while they run.
+
+    Apart from outcomes, because these are written often, read rarely, and mean nothing once the job has ended. Who writes
+    has to know that the job is its own. All methods may be called from any thread.
+    """
+
+    def write(self, memos: Sequence[Memo]) -> None:
+        """Keep memos, each in place of the one before it; each is there wholly or not at all."""
+        ...
+
+    def read(self, kind: str, keys: Sequence[Key]) -> list[bytes | None]:
+        """Return the newest of one kind of each job, in order; None where there is none."""
+        ...
+
+    def drop(self, kind: str, keys: Sequence[Key]) -> None:
+        """Remove those of one kind, as far as they are there."""
+        ...
+
+    def close(self) -> None:
+        """Give up connections; a later call opens them again."""
+        ...
+
+
+@runtime_checkable
+class Teller(Protocol):
+    """A result backend that tells of ends without being asked for certain jobs; any other is asked 20 times a second."""
+
+    def listen(self) -> Listening | None:
+        """Begin to listen, in this process; None if that is not possible after all."""
+        ...
+
+
+@runtime_checkable
+class BlobBackend(Protocol):
+    """A backend that also keeps what is shared; one of others that does not is a backend all the same."""
+
+    def blobs(self, url: str, namespace: str, keep: float) -> Blobs:
+        """Return the keeper of blobs; it connects on first use.
+
+        Args:
+            url: The results URL.
+            namespace: Every key, queue and file begins with it.
+            keep: Seconds for which a piece stays after its last use.
+        """
+        ...
+
+
+@runtime_checkable
+class MemoBackend(Protocol):
+    """A backend that also keeps memos; one of others that does not is a backend all the same."""
+
+    def memos(self, url: str, namespace: str) -> Memos:
+        """Return the keeper of memos; it connects on first use.
+
+        Args:
+            url: The results URL.
+            namespace: Every key, queue and file begins with it.
         """
         ...
 

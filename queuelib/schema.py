@@ -20,10 +20,21 @@ from uuid import UUID
 import msgspec
 
 from queuelib import codec
-from queuelib.codec import list_length, split_list
-from queuelib.errors import ArgumentError, DecodeError, EncodeError, QueuelibError, RegistrationError
+from queuelib.codec import StoredInside, list_length, split_list
+from queuelib.context import place_of
+from queuelib.errors import (
+    ArgumentError,
+    DecodeError,
+    EncodeError,
+    QueuelibError,
+    RegistrationError,
+    Shutdown,
+    SoftTimeLimit,
+)
+from queuelib.handle import Shared
+from queuelib.shown import words_of
 
-__all__ = ["Call", "Schema", "SchemaMismatch", "as_message_class"]
+__all__ = ["Call", "Schema", "SchemaMismatch", "as_message_class", "converted", "is_structured"]
 
 _PARAMETER = inspect.Parameter
 _OURS = (bytes, dt.datetime, dt.date, dt.time, dt.timedelta, Decimal, UUID)  # the codec has made them: no text does
@@ -35,7 +46,11 @@ _UNFIT = (
     AttributeError,
 )  # msgspec's: odd annotations, huge or numpy numbers
 _PLACE = re.compile(r" - at `(?:key(?P<key>[^`]*)` in `)?\$(?P<path>[^`]*)`$")
-_MISFIT = (msgspec.ValidationError, *_UNFIT)
+_FROM_OUTSIDE = (
+    KeyboardInterrupt,
+    Shutdown,
+    SoftTimeLimit,
+)  # they strike anywhere, and are not about what was done there
 _NUMBERS = (int, float, bool)
 _MISSING = object()
 
@@ -60,7 +75,7 @@ def as_message_class(cls: type) -> type:
     if typing.is_typeddict(cls):
         msg = f"{cls.__qualname__} is a TypedDict, whose instances are plain dicts: make the message a dataclass"
         raise RegistrationError(msg)
-    if _is_structured(cls):
+    if is_structured(cls):
         return cls
     if "__init__" in vars(cls):
         msg = f"{cls.__qualname__} has an __init__ of its own: make it a dataclass, or leave __init__ out"
@@ -75,6 +90,7 @@ class Schema:
 
     Attributes:
         name: Wire name of the task, for messages.
+        context: Where the function wants its context, which is no argument of a call; None if nowhere.
     """
 
     def __init__(self, name: str, *, function: Callable[..., Any] | None = None, cls: type | None = None) -> None:
@@ -82,10 +98,14 @@ class Schema:
         self._function = function
         self._cls = cls
         self._parameters: list[inspect.Parameter] = []
+        self.context = None if function is None else place_of(function)
         if function is not None:
-            self._parameters = list(inspect.signature(function).parameters.values())
+            given = None if self.context is None else self.context.name
+            parameters = inspect.signature(function).parameters.values()
+            self._parameters = [parameter for parameter in parameters if parameter.name != given]
         self._is_ready = False
         self._hash = b""
+        self._shown = ""
         self._types: list[Any] = []
         self._result: Any = _MISSING
         self._number: type | None = None  # of results, where they are all plain numbers
@@ -116,15 +136,9 @@ class Schema:
 
     def describe(self) -> str:
         """Return the shape of the arguments as text."""
-        self._prepare()
-        if self._cls is not None:
-            return _text(self._cls, set())
-        shown = [
-            f"{'*' * (p.kind is _PARAMETER.VAR_POSITIONAL) + '**' * (p.kind is _PARAMETER.VAR_KEYWORD)}{p.name}: "
-            f"{_text(annotation, set())}"
-            for p, annotation in zip(self._parameters, self._types, strict=True)
-        ]
-        return f"({', '.join(shown)})"
+        if not self._shown:  # once: a bundle of what does not fit says it for each job
+            self._shown = self._describe()
+        return self._shown
 
     def pack(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         """Return a call's arguments as bytes: the values in the order of the signature.
@@ -143,6 +157,44 @@ class Schema:
                 return self._checked(data)
         return data
 
+    def pack_around(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], replace: Callable[[object], bytes | None]
+    ) -> bytes:
+        """Return a call's arguments as bytes, of which some are not there yet.
+
+        Args:
+            args: Arguments by position.
+            kwargs: Arguments by name.
+            replace: Returns what is written for an argument instead of checking and encoding it, or None. It is asked in
+                the order in which the arguments are written.
+
+        Raises:
+            ArgumentError: Wrong count, names or types; the message has the path.
+            EncodeError: A value cannot travel.
+        """
+        self._prepare()
+        items: list[bytes] = []
+        for parameter, annotation, value in zip(self._parameters, self._types, self._bind(args, kwargs), strict=True):
+            if parameter.kind is _PARAMETER.VAR_POSITIONAL:
+                each = annotation.__args__[0]
+                items.append(
+                    codec.encoded_list([replace(one) or self._pack_one(one, each, parameter.name) for one in value])
+                )
+            else:
+                items.append(replace(value) or self._pack_one(value, annotation, parameter.name))
+        return codec.encoded_list(items)
+
+    def _pack_one(self, value: Any, annotation: Any, name: str) -> bytes:
+        try:
+            data = codec.encode(value)
+        except EncodeError as error:
+            msg = f"{self.name}: {name}{str(error).removeprefix('value')}"
+            raise type(error)(msg) from error
+        if annotation is Any:
+            return data
+        converted, was_plain = self._convert(self._decode_own(data), annotation, name)
+        return self._encode(converted) if was_plain else data
+
     def pack_rows(self, rows: Sequence[tuple[Any, ...]]) -> bytes:
         """Return calls by position as a column: the encoded list of their argument lists.
 
@@ -156,7 +208,9 @@ class Schema:
             try:
                 data = self._encode(rows)
                 self._convert_rows(self._decode_own(data))
-            except (ArgumentError, EncodeError, *_MISFIT):
+            except _FROM_OUTSIDE:
+                raise
+            except BaseException:  # noqa: BLE001, S110 - classes may check themselves as they like
                 pass  # the rows one by one say which it is, or turn numpy's values into plain ones
             else:
                 return data
@@ -234,7 +288,9 @@ class Schema:
                     return self._convert_messages(rows)
                 if self._is_plain:
                     return self._convert_rows(rows)
-            except Exception:  # noqa: BLE001, S110 - classes may check themselves as they like
+            except Shutdown:
+                raise
+            except BaseException:  # noqa: BLE001, S110 - classes may check themselves as they like
                 pass  # the jobs one by one say which it is
         return [self._or_error(self._load_value, value, schema_hash) for value in rows]
 
@@ -253,10 +309,15 @@ class Schema:
     def _or_error(self, load: Callable[[Any, bytes | None], Any], value: Any, schema_hash: bytes | None) -> Any:
         try:
             return load(value, schema_hash)
+        except StoredInside as error:
+            error.data = value
+            return error
         except QueuelibError as error:
             return error
-        except Exception as error:  # noqa: BLE001 - classes may check themselves as they like
-            made = ArgumentError(f"{self.name}: {type(error).__name__}: {error}")
+        except Shutdown:
+            raise
+        except BaseException as error:  # noqa: BLE001 - classes may check themselves as they like
+            made = ArgumentError(f"{self.name}: {words_of(error)}")
             made.__cause__ = error
             return made
 
@@ -339,7 +400,9 @@ class Schema:
                 self._types.append(annotation)
                 self._exact.append(annotation if annotation in _EXACT else None)
             self._result = hints.get("return", _MISSING)
-            if self._result is None or self._result is type(None):
+            if self._result is Any:
+                self._result = _MISSING  # which asks for as little
+            elif self._result is None or self._result is type(None):
                 self._result = type(None)
             self._number = self._result if self._result in _NUMBERS else None
             positional = [p for p in self._parameters if p.kind is _PARAMETER.POSITIONAL_OR_KEYWORD]
@@ -398,6 +461,17 @@ class Schema:
             return text.removeprefix("value.")
         return self._parameters[int(found[1])].name + text[found.end() :]
 
+    def _describe(self) -> str:
+        self._prepare()
+        if self._cls is not None:
+            return _text(self._cls, set())
+        shown = [
+            f"{'*' * (p.kind is _PARAMETER.VAR_POSITIONAL) + '**' * (p.kind is _PARAMETER.VAR_KEYWORD)}{p.name}: "
+            f"{_text(annotation, set())}"
+            for p, annotation in zip(self._parameters, self._types, strict=True)
+        ]
+        return f"({', '.join(shown)})"
+
     def _convert_all(self, values: Any) -> tuple[list[Any], bool]:
         if not isinstance(values, list) or len(values) != len(self._types):
             count = len(values) if isinstance(values, list) else "no list of"
@@ -422,16 +496,18 @@ class Schema:
             simple = codec.plain(value)
             if simple is value or _is_same(simple, value):
                 raise ArgumentError(_explain(error, name)) from error
-        except _UNFIT as error:
-            msg = f"{name or self.name}: {error}"
-            raise ArgumentError(msg) from error
+        except _FROM_OUTSIDE:
+            raise
+        except BaseException as error:
+            raise ArgumentError(_why(name or self.name, error)) from error
         try:
             return msgspec.convert(simple, annotation, dec_hook=_from_plain, builtin_types=_OURS), True
         except msgspec.ValidationError as error:
             raise ArgumentError(_explain(error, name)) from error
-        except _UNFIT as error:
-            msg = f"{name or self.name}: {error}"
-            raise ArgumentError(msg) from error
+        except _FROM_OUTSIDE:
+            raise
+        except BaseException as error:
+            raise ArgumentError(_why(name or self.name, error)) from error
 
     def _as_call(self, values: list[Any]) -> Call:
         args: list[Any] = []
@@ -448,9 +524,30 @@ class Schema:
         return Call(tuple(args), kwargs)
 
 
+def converted(value: Any, wanted: Any) -> Any:
+    """Return what was shared as a handle's annotation has it.
+
+    Raises:
+        ArgumentError: It does not fit; the message has the path.
+    """
+    if wanted is Any or type(value) is wanted or isinstance(wanted, typing.TypeVar):
+        return value
+    try:
+        return msgspec.convert(value, wanted, dec_hook=_from_plain, builtin_types=_OURS)
+    except msgspec.ValidationError as error:
+        raise ArgumentError(_explain(error, "shared")) from error
+    except _FROM_OUTSIDE:
+        raise
+    except BaseException as error:
+        raise ArgumentError(_why("shared", error)) from error
+
+
 def _from_plain(wanted: Any, value: Any) -> Any:
     """Convert to the types that msgspec leaves to us."""
     origin = typing.get_origin(wanted) or wanted
+    handle: Any = value
+    if isinstance(handle, Shared) and typing.get_origin(wanted) is Shared:
+        return handle.wanting(typing.get_args(wanted)[0])
     if isinstance(origin, type) and isinstance(value, origin):
         return value
     if origin is complex and isinstance(value, int | float):
@@ -493,6 +590,11 @@ def _explain(error: msgspec.ValidationError, name: str) -> str:
     return f"{path}: {text[:1].lower()}{text[1:]}" if path else text
 
 
+def _why(name: str, error: BaseException) -> str:
+    """Return why a value could not be converted, other than by msgspec's own words: its class may have code of its own."""
+    return f"{name}: {error if isinstance(error, _UNFIT) else words_of(error)}"
+
+
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=4).digest()
 
@@ -512,7 +614,8 @@ def _is_missing(values: Iterable[object]) -> bool:
     return any(value is _PARAMETER.empty for value in values)  # `in` would compare, which arrays do for each element
 
 
-def _is_structured(cls: type) -> bool:
+def is_structured(cls: type) -> bool:
+    """Return whether a class is one of named fields: a dataclass, msgspec.Struct, attrs class or NamedTuple."""
     return (
         dataclasses.is_dataclass(cls)
         or hasattr(cls, "__struct_fields__")
@@ -539,7 +642,7 @@ def _text(annotation: Any, seen: set[type]) -> str:
     if origin is not None:
         inner = ", ".join("..." if argument is ... else _text(argument, seen) for argument in arguments)
         return f"{getattr(origin, '__qualname__', origin)}[{inner}]"
-    if isinstance(annotation, type) and annotation not in seen and _is_structured(annotation):
+    if isinstance(annotation, type) and annotation not in seen and is_structured(annotation):
         seen.add(annotation)
         try:
             hints = typing.get_type_hints(annotation)

@@ -20,12 +20,12 @@ from queuelib.encryption import decrypt, encrypt, is_encrypted, refusal
 from queuelib.errors import BadSignature, DecodeError
 from queuelib.ids import Key
 from queuelib.outcome import Record
-from queuelib.signing import OUTCOME, SIGNATURE_BYTES, Keyring
+from queuelib.signing import BLOB, OUTCOME, SIGNATURE_BYTES, Keyring
 
-__all__ = ["is_sealed", "open_sealed", "parts", "seal", "without_seal"]
+__all__ = ["is_sealed", "open_blob", "open_sealed", "parts", "seal", "seal_blob", "without_seal"]
 
 _MARK = 0xC1  # a byte with which no msgpack begins
-_WHOLE, _COLUMN, _PART = 1, 2, 3
+_WHOLE, _COLUMN, _PART, _BLOB, _HIDDEN_BLOB = range(1, 6)
 _DIGEST_BYTES = 32
 _MOST_SLICES = 256  # of a record: it has at most 65,536 jobs
 _packb = cast("Callable[..., bytes]", msgpack.packb)  # which says that it may return None, and never does
@@ -146,6 +146,36 @@ def parts(record: Record) -> list[Record]:
         body = _packed(_PART, key_id, signature, part)
         found.append(Record(key, record.state, record.attempt, body, record.at))
     return found
+
+
+def seal_blob(name: bytes, data: bytes, keys: Keyring) -> bytes:
+    """Return a blob with a signature in front, encrypted before if the keys encrypt."""
+    form = _HIDDEN_BLOB if keys.encrypts else _BLOB
+    context = _context_of_blob(form, name)
+    if keys.encrypts:
+        data = encrypt(keys, context, data)
+    return _packed(form, *keys.sign(BLOB, context, data), data)
+
+
+def open_blob(name: bytes, data: bytes, keys: Keyring) -> bytes:
+    """Return the blob that was signed, decrypted.
+
+    Raises:
+        BadSignature: None of the keys signed that this is the blob of this name.
+        CannotDecrypt: It was signed, and is encrypted, for which the package is missing here.
+    """
+    try:
+        sealed = _read(data)
+    except DecodeError as error:
+        msg = f"its signature cannot be read: {error}"
+        raise BadSignature(msg) from error
+    context = _context_of_blob(sealed.form, name)
+    keys.verify((sealed.key_id, sealed.signature), BLOB, context, sealed.content)
+    return decrypt(keys, context, sealed.content) if sealed.form == _HIDDEN_BLOB else sealed.content
+
+
+def _context_of_blob(form: int, name: bytes) -> bytes:
+    return b"%d %b\n" % (form, name.hex().encode())
 
 
 def _context(form: int, record: Record) -> bytes:

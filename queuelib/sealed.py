@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,11 +13,24 @@ from queuelib.errors import BadSignature, CannotDecrypt, DecodeError
 from queuelib.ids import Key, job_id
 from queuelib.message import Outgoing
 from queuelib.outcome import CANCELLED, FORGED, QUEUED, SCHEDULED, Record
-from queuelib.ports import Cancelled, QuarantineItem, ResultBackend, ResultCapabilities, Settled, Settlement, WorkerInfo
-from queuelib.seal import is_sealed, open_sealed, seal
+from queuelib.ports import (
+    Blobs,
+    Cancelled,
+    Listening,
+    Memo,
+    Memos,
+    QuarantineItem,
+    ResultBackend,
+    ResultCapabilities,
+    Settled,
+    Settlement,
+    Teller,
+    WorkerInfo,
+)
+from queuelib.seal import is_sealed, open_blob, open_sealed, seal, seal_blob
 from queuelib.signing import Keyring
 
-__all__ = ["SealedResults", "SealedSettlement"]
+__all__ = ["SealedBlobs", "SealedMemos", "SealedResults", "SealedSettlement"]
 
 _log = logging.getLogger("queuelib.signing")
 # Backends say these themselves, of what they were asked: a client cancelled a job, or nothing is known of it yet.
@@ -65,6 +78,10 @@ class SealedResults:
         """Wait as the backend does; what it says by the way is checked."""
         found = self.inner.wait(keys, timeout)
         return None if found is None else self._opened(keys, found)
+
+    def listen(self) -> Listening | None:
+        """Listen as the backend does: what it says is looked up, and checked then."""
+        return self.inner.listen() if isinstance(self.inner, Teller) else None
 
     def forget(self, keys: Sequence[Key]) -> None:
         """Drop what is stored of these jobs' endings."""
@@ -174,6 +191,100 @@ class SealedSettlement:
         records = [seal(record, self._keys) for record in entry.records]
         quarantined = _hidden(entry.quarantined, self._keys)
         return Settled(entry.delivery, records, entry.successors, quarantined, entry.is_complete, entry.reply)
+
+
+class SealedBlobs:
+    """A keeper of blobs that are signed, and called so that their names tell nothing."""
+
+    def __init__(self, inner: Blobs, keys: Keyring) -> None:
+        self._inner = inner
+        self._keys = keys
+
+    def put(self, pieces: Mapping[bytes, bytes]) -> None:
+        """Sign pieces and keep them."""
+        stored = {self._keys.names(name)[0]: data for name, data in pieces.items()}
+        self._inner.put({name: seal_blob(name, data, self._keys) for name, data in stored.items()})
+
+    def get(self, names: Sequence[bytes]) -> list[bytes | None]:
+        """Return pieces that one of the keys signed."""
+        found: dict[bytes, bytes] = {}
+        known = {name: self._places(name) for name in names}
+        for attempt in range(max((len(places) for places in known.values()), default=0)):
+            missing = [name for name in known if name not in found]
+            if not missing:
+                break
+            places = [known[name][attempt] for name in missing]
+            for name, place, data in zip(missing, places, self._inner.get(places), strict=True):
+                opened = None if data is None else self._opened(name, place, data)
+                if opened is not None:
+                    found[name] = opened
+        return [found.get(name) for name in names]
+
+    def renew(self, names: Sequence[bytes]) -> list[bool]:
+        """Have the time of pieces begin anew that were stored as this program would store them."""
+        return self._inner.renew([self._keys.names(name)[0] for name in names])
+
+    def drop(self, names: Sequence[bytes]) -> None:
+        """Remove pieces, whoever of those who have a key stored them."""
+        self._inner.drop([place for name in names for place in self._places(name)])
+
+    def close(self) -> None:
+        """Give up connections."""
+        self._inner.close()
+
+    def _places(self, name: bytes) -> list[bytes]:
+        places = self._keys.names(name)
+        return [*places, name] if self._keys.accepts_unsigned else places
+
+    def _opened(self, name: bytes, place: bytes, data: bytes) -> bytes | None:
+        if place == name:
+            return data  # unsigned, which is accepted here
+        try:
+            return open_blob(place, data, self._keys)
+        except BadSignature as error:
+            _log.warning("a piece of something shared is not believed: %s", error)
+            return None
+
+
+class SealedMemos:
+    """A keeper of memos that are signed: each says of which job it is, and of which kind."""
+
+    def __init__(self, inner: Memos, keys: Keyring) -> None:
+        self._inner = inner
+        self._keys = keys
+
+    def write(self, memos: Sequence[Memo]) -> None:
+        """Sign memos and keep them."""
+        self._inner.write(
+            [memo._replace(data=seal_blob(_name_of(memo.kind, memo.key), memo.data, self._keys)) for memo in memos]
+        )
+
+    def read(self, kind: str, keys: Sequence[Key]) -> list[bytes | None]:
+        """Return memos that one of the keys signed."""
+        found = self._inner.read(kind, keys)
+        return [None if data is None else self._opened(kind, key, data) for key, data in zip(keys, found, strict=True)]
+
+    def drop(self, kind: str, keys: Sequence[Key]) -> None:
+        """Remove memos."""
+        self._inner.drop(kind, keys)
+
+    def close(self) -> None:
+        """Give up connections."""
+        self._inner.close()
+
+    def _opened(self, kind: str, key: Key, data: bytes) -> bytes | None:
+        if not is_sealed(data) and self._keys.accepts_unsigned:
+            return data
+        try:
+            return open_blob(_name_of(kind, key), data, self._keys)
+        except BadSignature as error:
+            _log.warning("the %s of job %s is not believed: %s", kind, job_id(*key), error)
+            return None
+
+
+def _name_of(kind: str, key: Key) -> bytes:
+    """Return what a signed memo belongs to: longer than any name of a blob, so that none can stand for the other."""
+    return f"memo of a job that runs: its {kind}, and its id: {job_id(*key)}".encode()
 
 
 _ENCRYPTED = "encrypted:"  # before the base64 of a box with the reason, which may quote arguments

@@ -5,16 +5,21 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "BLOB_BYTES",
     "DEATHS",
     "DEFAULT_NAMESPACE",
     "KEEP",
+    "LARGE_BYTES",
     "LEASE",
     "LONGEST_DELAY",
     "MAX_CONTAINERS",
     "MAX_DEPTH",
     "MAX_MESSAGE_BYTES",
     "MAX_RETRIES",
+    "MAX_SEED",
+    "MAX_SHARED_BYTES",
     "NAMESPACE",
+    "PROGRESS_KEEP",
     "SUBMIT_DEADLINE",
     "UNKNOWN_DELAY",
     "UNKNOWN_PATIENCE",
@@ -26,12 +31,19 @@ SUBMIT_DEADLINE = 5.0  # seconds within which submit answers
 MAX_DEPTH = 64  # nesting of arguments and results
 MAX_CONTAINERS = 1_000_000  # lists and maps in one value: an empty one takes a byte on the wire and a hundred here
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+MAX_SHARED_BYTES = 4 * 1024**3  # of one object, which has to fit the memory of whoever shares it twice
+LARGE_BYTES = (
+    256 * 1024
+)  # of an encoded argument or result: what is larger may travel apart from its message or outcome
+BLOB_BYTES = 1024 * 1024  # into which what is shared is cut: never changed, as a name says which piece of so many bytes
 MAX_RETRIES = (
     1_000_000  # of one job; a forged or forgotten number ends, and a week of one every second does not reach it
 )
+MAX_SEED = 2**64  # what is below it is an integer on the wire; numpy takes any
 LONGEST_DELAY = 10 * 365 * 24 * 3600.0  # seconds; every server's clocks and integers hold such a time
 DEATHS = 3  # under the same job, then it is set aside
 KEEP = 24 * 3600.0  # seconds an outcome is kept
+PROGRESS_KEEP = 600.0  # seconds what a job told last is kept; of one that runs it is written again before
 UNKNOWN_DELAY = 30.0  # seconds between two tries of a task that no worker here knows: a deploy is under way
 UNKNOWN_PATIENCE = 3600.0  # seconds until such a message is set aside
 DEFAULT_NAMESPACE = "queuelib"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MOST_SHOWN", "shown"]
+__all__ = ["MOST_SHOWN", "shown", "words_of"]
 
 MOST_SHOWN = 1024  # characters of one text; both ends of a longer one are enough to know it by
 
@@ -25,6 +25,20 @@ def shown(text: str, most: int = MOST_SHOWN, *, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() or one in keep else _escaped(one) for one in text)
+
+
+def words_of(error: BaseException) -> str:
+    """Return an exception's class and text, whatever its own methods do.
+
+    Example:
+        >>> words_of(KeyError("genome"))
+        "KeyError: 'genome'"
+    """
+    try:
+        text = str(error)
+    except Exception as failure:  # noqa: BLE001 - it may do anything
+        text = f"(its text could not be made: {type(failure).__name__})"
+    return f"{type(error).__name__}: {shown(text)}" if text else type(error).__name__
 
 
 def _escaped(one: str) -> str:

@@ -16,11 +16,13 @@ from typing import NoReturn
 from queuelib import encryption
 from queuelib.errors import BadSignature, ConfigurationError
 
-__all__ = ["FRAME", "OUTCOME", "SIGNATURE_BYTES", "Keyring", "Secret"]
+__all__ = ["BLOB", "FRAME", "OUTCOME", "SIGNATURE_BYTES", "Keyring", "Secret"]
 
 FRAME = b"frame"
 OUTCOME = b"outcome"
+BLOB = b"blob"
 _ENCRYPTION = b"encryption"
+_NAME = b"blob name"
 SIGNATURE_BYTES = 32
 _MIN_SECRET = 16  # bytes; what has fewer can be guessed
 _KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,32}\Z")
@@ -82,7 +84,7 @@ class _Key:
         name = key_id.encode()
         self._begun = {
             tag: hmac.new(secret, b"queuelib %b\0%c%b" % (tag, len(name), name), hashlib.sha256)
-            for tag in (FRAME, OUTCOME, _ENCRYPTION)
+            for tag in (FRAME, OUTCOME, BLOB, _ENCRYPTION, _NAME)
         }
 
     def signature(self, tag: bytes, head: bytes, data: bytes) -> bytes:
@@ -151,11 +153,26 @@ class Keyring:
             raise BadSignature(msg)
         return key.id, key.signature(_ENCRYPTION, salt, b"")
 
+    def names(self, name: bytes) -> list[bytes]:
+        """Return under which names a blob may be stored that is called `name` without keys.
+
+        A name tells nobody without the key what it was made from, and is another one for each key, and where it encrypts:
+        what was stored under other keys is neither believed nor taken for what would be stored now.
+
+        Returns:
+            The name under which this program stores it, then those under which others may have.
+        """
+        return [
+            key.signature(_NAME, b"%d" % encrypts, name)
+            for key in self._keys.values()
+            for encrypts in (key.encrypts, not key.encrypts)
+        ]
+
     def sign(self, tag: bytes, head: bytes, data: bytes) -> tuple[str, bytes]:
         """Return the id of the key that signs, and the signature of `head` and `data` as they follow each other.
 
         Args:
-            tag: What is signed: `FRAME` or `OUTCOME`.
+            tag: What is signed: `FRAME`, `OUTCOME` or `BLOB`.
             head: Of a form that tells where it ends.
             data: The rest.
         """

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Iterable, Mapping, Sized
+import sys
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from queuelib.bundle import Sizes
 from queuelib.job import Job
-from queuelib.options import CallOptions, Duration, TaskOptions, check_once, duration, make_limits
+from queuelib.options import CallOptions, Duration, TaskOptions, check_once, checked_seed, duration, make_limits
 
 if TYPE_CHECKING:
     from queuelib.schema import Schema
 
-__all__ = ["Definition", "Submitter", "Task"]
+__all__ = ["Definition", "Signature", "Submitter", "Task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,6 +58,10 @@ class Submitter(Protocol):
         """Submit calls, in order."""
         ...
 
+    def submit_signatures(self, signatures: Sequence[Signature[Any]]) -> list[Job[Any]]:
+        """Submit calls, and those that they wait for."""
+        ...
+
     def map_rows(
         self,
         definition: Definition,
@@ -65,9 +70,44 @@ class Submitter(Protocol):
         *,
         ordered: bool,
         total: int | None = None,
+        bar: bool = False,
     ) -> Generator[Any]:
         """Submit calls lazily and yield their results."""
         ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Signature(Generic[R]):
+    """A call that is not submitted yet, to be composed with others; `task.s(...)` makes one.
+
+    Attributes:
+        submitter: The dispatcher of its task.
+        definition: Its task.
+        options: Options of the call.
+        args: Arguments by position. A job, a signature, a group, or a list of jobs and signatures stands for its result.
+        kwargs: Arguments by name, likewise.
+    """
+
+    submitter: Submitter
+    definition: Definition
+    options: CallOptions
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def after(self, first: object) -> Signature[R]:
+        """Return the same call with one more argument, before all others."""
+        return Signature(self.submitter, self.definition, self.options, (first, *self.args), self.kwargs)
+
+    def submit(self) -> Job[R]:
+        """Submit this call, and before it the signatures among its arguments; return its job.
+
+        A signature that stands in several places is submitted once.
+
+        Raises:
+            ArgumentError, EncodeError: An argument of one of them does not fit; nothing was submitted.
+            BrokerUnavailable, SubmitUnknown: As for `task.submit`; what waits for others is sent after all of these.
+        """
+        return self.submitter.submit_signatures([self])[0]
 
 
 class Bound(Generic[P, R]):
@@ -82,6 +122,11 @@ class Bound(Generic[P, R]):
     def name(self) -> str:
         """Wire name."""
         return self._definition.name
+
+    @property
+    def bound(self) -> tuple[Submitter, Definition, CallOptions]:
+        """The dispatcher that it is a task of, what is registered there, and the options of its calls."""
+        return self._submitter, self._definition, self._options
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Submit one call and return its job, once the broker has accepted it.
@@ -102,6 +147,13 @@ class Bound(Generic[P, R]):
 
         return await asyncio.to_thread(self.submit, *args, **kwargs)
 
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """Return this call, to be composed with others: a job or another signature among the arguments means its result.
+
+        Nothing is checked before it is submitted.
+        """
+        return Signature(self._submitter, self._definition, self._options, args, kwargs)
+
     def submit_many(self, rows: Iterable[tuple[Any, ...]]) -> list[Job[R]]:
         """Submit one call for each tuple of arguments, many to a broker message, and return their jobs in order.
 
@@ -114,12 +166,14 @@ class Bound(Generic[P, R]):
         return self._submitter.submit_rows(self._definition, map(_as_row, rows), self._options)
 
     @overload
-    def map(self, *iterables: Iterable[Any], ordered: Literal[True] = True) -> Generator[R]: ...
+    def map(self, *iterables: Iterable[Any], ordered: Literal[True] = True, progress: bool = False) -> Generator[R]: ...
 
     @overload
-    def map(self, *iterables: Iterable[Any], ordered: Literal[False]) -> Generator[tuple[int, R]]: ...
+    def map(
+        self, *iterables: Iterable[Any], ordered: Literal[False], progress: bool = False
+    ) -> Generator[tuple[int, R]]: ...
 
-    def map(self, *iterables: Iterable[Any], ordered: bool = True) -> Generator[Any]:
+    def map(self, *iterables: Iterable[Any], ordered: bool = True, progress: bool = False) -> Generator[Any]:
         """Run the task on each row of the iterables, like the builtin `map`, and yield results in order.
 
         It starts to submit at once and stays a bounded number of items ahead of the consumer, so that a generator of
@@ -129,6 +183,7 @@ class Bound(Generic[P, R]):
         Args:
             iterables: As for the builtin `map`; the shortest ends it.
             ordered: False yields `(index, result)` as jobs end.
+            progress: Show a bar, and cancel at Ctrl-C while it waits: see `Dispatcher.gather`.
         """
         total = min((len(given) if isinstance(given, Sized) else _UNKNOWN for given in iterables), default=_UNKNOWN)
         return self._submitter.map_rows(
@@ -137,6 +192,7 @@ class Bound(Generic[P, R]):
             self._options,
             ordered=ordered,
             total=None if total == _UNKNOWN else total,
+            bar=progress,
         )
 
 
@@ -167,6 +223,7 @@ class Task(Bound[P, R], Generic[P, R, C]):
         hard_timeout: Duration | None = None,
         backoff: Duration | None = None,
         max_backoff: Duration | None = None,
+        seed: int | None = None,
     ) -> Bound[P, R]:
         """Return this task with options for the calls that follow; durations in seconds or as timedelta.
 
@@ -179,6 +236,8 @@ class Task(Bound[P, R], Generic[P, R, C]):
             hard_timeout: Time after which the child is killed.
             backoff: Longest wait before the first retry; it doubles each time.
             max_backoff: Cap of that wait.
+            seed: Root of the random numbers that `context.rng` of each job draws: job `i` of the call has
+                `SeedSequence(seed, spawn_key=(i,))`. From 0 to 2**64 - 1.
         """
         options = call_options(
             self._definition,
@@ -190,8 +249,16 @@ class Task(Bound[P, R], Generic[P, R, C]):
             hard_timeout=hard_timeout,
             backoff=backoff,
             max_backoff=max_backoff,
+            seed=seed,
         )
         return Bound(self._submitter, self._definition, options)
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Be pickled by name where another process can import it, else as the plain function."""
+        name = str(getattr(self, "__qualname__", ""))
+        if self.__module__ != "__main__" and getattr(sys.modules.get(self.__module__), name, None) is self:
+            return name
+        return _itself, (self._function,)
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
@@ -208,6 +275,7 @@ def call_options(
     hard_timeout: Duration | None = None,
     backoff: Duration | None = None,
     max_backoff: Duration | None = None,
+    seed: int | None = None,
 ) -> CallOptions:
     """Return the options of a call, checked.
 
@@ -228,10 +296,15 @@ def call_options(
         delay=None if delay is None else duration("delay", delay),
         expires=None if expires is None else duration("expires", expires, above_zero=True),
         limits=limits,
+        seed=None if seed is None else checked_seed(seed),
     )
 
 
 _UNKNOWN = 1 << 62  # the length of a generator
+
+
+def _itself(function: C) -> C:
+    return function
 
 
 def _as_row(row: Any) -> tuple[Any, ...]:

@@ -6,9 +6,12 @@ from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES
 
-from queuelib.ports import Redelivery, ResultBackend, Settlement, TransportCapabilities, TransportSettings
+from queuelib.clock import Clock
+from queuelib.ports import Blobs, Memos, Redelivery, ResultBackend, Settlement, TransportCapabilities, TransportSettings
+from queuelib_memory.blobs import MemoryBlobs
+from queuelib_memory.memos import MemoryMemos
 from queuelib_memory.results import MemoryResults, MemorySettlement
-from queuelib_memory.server import server_named
+from queuelib_memory.server import drop, server_named
 from queuelib_memory.transport import Channel
 
 __all__ = ["BACKEND", "MemoryBackend"]
@@ -39,6 +42,22 @@ class MemoryBackend:
     def results(self, url: str, namespace: str, keep: float) -> ResultBackend:
         """Return the result backend."""
         return MemoryResults(server_named(_server_name(url)), namespace, keep)
+
+    def set_clock(self, url: str, clock: Clock) -> None:
+        """Have the server of a URL take its time from a clock."""
+        server_named(_server_name(url)).clock = clock
+
+    def drop(self, url: str) -> None:
+        """Forget the server of a URL."""
+        drop(_server_name(url))
+
+    def blobs(self, url: str, namespace: str, keep: float) -> Blobs:
+        """Return the keeper of blobs."""
+        return MemoryBlobs(server_named(_server_name(url)), namespace, keep)
+
+    def memos(self, url: str, namespace: str) -> Memos:
+        """Return the keeper of memos."""
+        return MemoryMemos(server_named(_server_name(url)), namespace)
 
     def join(self, channel: Any, results: ResultBackend) -> Settlement | None:
         """Return one door if both are the same server."""

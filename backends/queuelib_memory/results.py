@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from queuelib.ear import Ear
 from queuelib.ports import Cancelled, QuarantineItem, ResultCapabilities, Settled, WorkerInfo
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ class MemoryResults:
                 if left <= 0 or not self.server.changed.wait(left):
                     return
 
+    def listen(self) -> Ear:
+        """Hear of every end."""
+        ear = Ear(lambda _: True, self._leave)
+        with self.server.lock:
+            self.server.ears.append(ear)
+        return ear
+
     def forget(self, keys: Sequence[Key]) -> None:
         """Drop endings."""
         self.server.forget(keys)
@@ -100,6 +108,10 @@ class MemoryResults:
 
     def close(self) -> None:
         """Nothing is open."""
+
+    def _leave(self, ear: Ear) -> None:
+        with self.server.lock:
+            self.server.ears.remove(ear)
 
 
 class MemorySettlement:

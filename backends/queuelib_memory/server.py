@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +12,16 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from queuelib.body import singles
+from queuelib.clock import SYSTEM, Clock
 from queuelib.outcome import CANCELLED, QUEUED, RETRYING, SCHEDULED, Record, supersedes
 from queuelib.ports import Delivery, QuarantineItem, Settled, WorkerInfo
 
 if TYPE_CHECKING:
+    from queuelib.ear import Ear
     from queuelib.ids import Key
     from queuelib.message import Outgoing
 
-__all__ = ["MemoryServer", "server_named"]
+__all__ = ["MemoryServer", "drop", "server_named"]
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +48,8 @@ class MemoryServer:
     records: dict[Key, Record] = field(default_factory=dict["Key", Record])
     marks: list[Key] = field(default_factory=list["Key"])
     quarantine: dict[tuple[str, str], QuarantineItem] = field(default_factory=dict)  # by namespace and id
+    blobs: dict[tuple[str, bytes], tuple[bytes, float]] = field(default_factory=dict)  # content and end of its time
+    memos: dict[tuple[str, str, Key], tuple[bytes, float]] = field(default_factory=dict)  # as blobs, by kind and job
     workers: dict[tuple[str, str], tuple[WorkerInfo, float]] = field(default_factory=dict)  # by namespace and name
     takers: dict[object, tuple[int, Callable[[], None]]] = field(default_factory=dict)
     exchanges: dict[str, str] = field(default_factory=dict[str, str])  # name to type
@@ -55,6 +58,8 @@ class MemoryServer:
     )
     declared: set[str] = field(default_factory=set[str])  # queues that plain kombu programs declared
     pulse: int = 0  # one more after each batch of records
+    clock: Clock = SYSTEM  # a test's own says what is due
+    ears: list[Ear] = field(default_factory=list["Ear"])  # who is told of all ends
     _number: int = 0
 
     def __post_init__(self) -> None:
@@ -64,7 +69,7 @@ class MemoryServer:
 
     def publish(self, frames: Sequence[Outgoing]) -> None:
         """Accept frames, each new bundle id once."""
-        now = time.time()
+        now = self.clock.wall()
         with self.lock:
             for frame in frames:
                 if frame.bundle and not frame.is_successor:
@@ -110,7 +115,7 @@ class MemoryServer:
                     continue
                 item.owner, item.redelivered = None, item.redelivered or died
                 if delay > 0:
-                    self._enqueue(item, time.time() + delay)
+                    self._enqueue(item, self.clock.wall() + delay)
                 else:
                     insort(self.queues.setdefault(item.queue, deque()), item, key=lambda each: each.number)
             self._wake_takers()
@@ -169,6 +174,8 @@ class MemoryServer:
         """Store what supersedes what is there."""
         with self.changed:
             stands = [self._put(record) for record in records]
+            for ear in self.ears:
+                ear.tell(records)
             self._forget_old(keep)
             self.pulse += 1
             self.changed.notify_all()
@@ -195,7 +202,7 @@ class MemoryServer:
         with self.lock:
             self.marks.extend(keys)
             held = {item.bundle for items in self.taken.values() for item in items}
-            now = time.time()
+            now = self.clock.wall()
             self.store([Record(key, CANCELLED, at=now) for key in keys if self._is_waiting(key, held)], keep)
 
     def set_aside(self, namespace: str, items: Sequence[QuarantineItem]) -> None:
@@ -219,21 +226,21 @@ class MemoryServer:
         size, due = self.sizes.get(key.bundle, (0, None))
         if key.index >= size:
             return None
-        return Record(key, SCHEDULED if due and due > time.time() else QUEUED)
+        return Record(key, SCHEDULED if due and due > self.clock.wall() else QUEUED)
 
     def _is_waiting(self, key: Key, held: set[bytes]) -> bool:
         (known,) = self.fetch([key])
         return known is not None and known.state in (QUEUED, SCHEDULED, RETRYING) and key.bundle not in held
 
     def _enqueue(self, item: _Item, due: float | None) -> None:
-        if due is not None and due > time.time():
+        if due is not None and due > self.clock.wall():
             self._number += 1
             heappush(self.delayed, (due, self._number, item))
         else:
             self._make_ready(item)
 
     def _promote(self) -> None:
-        now = time.time()
+        now = self.clock.wall()
         while self.delayed and self.delayed[0][0] <= now:
             self._make_ready(heappop(self.delayed)[2])
 
@@ -253,7 +260,7 @@ class MemoryServer:
             wake()
 
     def _forget_old(self, keep: float) -> None:
-        oldest = time.time() - keep
+        oldest = self.clock.wall() - keep
         while self.records:
             key, record = next(iter(self.records.items()))
             if not record.at or record.at > oldest:
@@ -271,6 +278,12 @@ def server_named(name: str) -> MemoryServer:
     """Return this process's server of that name; a forked child starts with empty ones."""
     with _servers_lock:
         return _servers.setdefault(name, MemoryServer())
+
+
+def drop(name: str) -> None:
+    """Forget this process's server of that name, and all that it keeps."""
+    with _servers_lock:
+        _servers.pop(name, None)
 
 
 os.register_at_fork(after_in_child=_servers.clear)

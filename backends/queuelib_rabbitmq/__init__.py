@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from queuelib.errors import MissingDriver
 
 if TYPE_CHECKING:
-    from queuelib.ports import ResultBackend, Settlement, TransportSettings
+    from queuelib.ports import Blobs, Memos, ResultBackend, Settlement, TransportSettings
 
 __all__ = ["BACKEND", "RabbitBackend"]
 
@@ -30,14 +31,24 @@ class RabbitBackend:
 
     def results(self, url: str, namespace: str, keep: float) -> ResultBackend:
         """Return the result backend."""
-        try:
-            from queuelib_rabbitmq.results import RabbitResults  # noqa: PLC0415 - loads pika on first use
-        except ModuleNotFoundError as error:
-            if error.name != "pika":
-                raise
-            msg = 'results on RabbitMQ need pika: pip install "queuelib-kombu[rabbitmq]"'
-            raise MissingDriver(msg) from error
+        _require_driver()
+        from queuelib_rabbitmq.results import RabbitResults  # noqa: PLC0415 - loads pika on first use
+
         return RabbitResults(url, namespace, keep)
+
+    def blobs(self, url: str, namespace: str, keep: float) -> Blobs:
+        """Return the keeper of blobs."""
+        _require_driver()
+        from queuelib_rabbitmq.blobs import RabbitBlobs  # noqa: PLC0415 - loads pika on first use
+
+        return RabbitBlobs(url, namespace, keep)
+
+    def memos(self, url: str, namespace: str) -> Memos:
+        """Return the keeper of memos."""
+        _require_driver()
+        from queuelib_rabbitmq.memos import RabbitMemos  # noqa: PLC0415 - loads pika on first use
+
+        return RabbitMemos(url, namespace)
 
     def join(self, channel: Any, results: ResultBackend) -> Settlement | None:
         """Return one door for both if they are the same server and virtual host."""
@@ -55,3 +66,13 @@ class RabbitBackend:
 
 
 BACKEND = RabbitBackend()
+
+
+def _require_driver() -> None:
+    try:
+        importlib.import_module("pika")
+    except ModuleNotFoundError as error:
+        if error.name != "pika":
+            raise
+        msg = 'results on RabbitMQ need pika: pip install "queuelib-kombu[rabbitmq]"'
+        raise MissingDriver(msg) from error

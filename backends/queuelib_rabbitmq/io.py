@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, wait
 from typing import TYPE_CHECKING, Any
 
 import pika
@@ -16,20 +16,21 @@ import pika.exceptions
 import pika.spec
 
 from queuelib.errors import BrokerUnavailable
-from queuelib.settings import mask
+from queuelib.settings import SUBMIT_DEADLINE, mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from queuelib_rabbitmq.transport import Address
 
-__all__ = ["Io", "Reading"]
+__all__ = ["Io", "Reading", "finish", "parameters"]
 
 _PREFETCH = 200  # stream messages on their way to us; each may hold 100 kB
 _ACK_EVERY = 50
 _TICK = 1.0  # seconds between two calls of `on_tick`
 _CLOSE_WAIT = 1.0  # seconds for the server's answer to our goodbye
 _SOCKET_WAIT = 0.01  # seconds until pika has closed a socket
+_PASSING, _LASTING = 1, 2  # AMQP's modes of delivery
 _BLOCKED_WAIT = 30.0  # seconds that a server out of memory or disk may keep the connection blocked
 _REPLY_ARGUMENTS = {
     "x-expires": 600_000,  # milliseconds after its client is gone
@@ -65,7 +66,7 @@ class Io:
         self.ready: Future[None] = Future()
         self.is_dead = False
         self._place = mask(address.kombu_url)
-        self._parameters = _parameters(address, timeout)
+        self._parameters = parameters(address, timeout)
         self._streams = streams
         self._on_reply = on_reply
         self._on_tick = on_tick
@@ -81,11 +82,15 @@ class Io:
 
     # From any thread
 
-    def publish(self, queue: str, body: bytes, reply: str = "") -> Future[None]:
-        """Publish through the default exchange, with a copy to `reply`; the future ends with the confirm."""
+    def publish(self, queue: str, body: bytes, reply: str = "", *, is_lasting: bool = True) -> Future[None]:
+        """Publish through the default exchange, with a copy to `reply`; the future ends with the confirm.
+
+        What is not lasting is confirmed before it is on a disk, and need not survive the server.
+        """
         future: Future[None] = Future()
         headers = {"CC": [reply]} if reply else None
-        self._soon(lambda: self._publish(queue, body, headers, future), future)
+        mode = _LASTING if is_lasting else _PASSING
+        self._soon(lambda: self._publish(queue, body, (headers, mode), future), future)
         return future
 
     def read(self, reading: Reading) -> None:
@@ -191,13 +196,14 @@ class Io:
         self._on_tick()
         self._connection.ioloop.call_later(_TICK, self._tick)
 
-    def _publish(self, queue: str, body: bytes, headers: dict[str, Any] | None, future: Future[None]) -> None:
+    def _publish(self, queue: str, body: bytes, how: tuple[dict[str, Any] | None, Any], future: Future[None]) -> None:
         if self.is_dead or not self._channel.is_open:
             future.set_exception(BrokerUnavailable(f"{self._place}: the connection was lost"))
             return
         self._published += 1
         self._pending[self._published] = future
-        properties = pika.BasicProperties(headers=headers, delivery_mode=2, message_id=str(self._published))
+        headers, mode = how
+        properties = pika.BasicProperties(headers=headers, delivery_mode=mode, message_id=str(self._published))
         self._channel.basic_publish("", queue, body, properties, mandatory=True)
 
     def _on_confirm(self, frame: Any) -> None:
@@ -284,7 +290,22 @@ def _innermost(error: BaseException) -> BaseException:
     return error
 
 
-def _parameters(address: Address, timeout: float) -> Any:
+def finish(futures: Sequence[Future[None]]) -> None:
+    """Wait for the confirms of some publishes.
+
+    Raises:
+        BrokerUnavailable: One of them did not come.
+    """
+    wait(futures, SUBMIT_DEADLINE)
+    for future in futures:
+        if not future.done():
+            msg = f"RabbitMQ did not confirm within {SUBMIT_DEADLINE:g} s; is it out of memory or disk?"
+            raise BrokerUnavailable(msg)
+        future.result()
+
+
+def parameters(address: Address, timeout: float) -> Any:
+    """Return how pika connects to a server."""
     options: Any = None
     if address.tls is not None:
         options = pika.SSLOptions(_context(address.tls), address.tls.get("server_hostname"))

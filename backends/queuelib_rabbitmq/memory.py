@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from queuelib.body import singles
+from queuelib.ear import Ear
 from queuelib.ids import Key, created_at
 from queuelib.outcome import SUCCEEDED, Record, supersedes
 from queuelib.recent import Recent
 from queuelib_rabbitmq import wire
-from queuelib_rabbitmq.known import Known
+from queuelib_rabbitmq.known import Folded, Known
+from queuelib_rabbitmq.reader import CLOCK_SKEW
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -25,7 +27,9 @@ __all__ = ["Memory", "Waiter", "check_interval"]
 _OWN_BUNDLES = 100_000  # at least so many bundles of this process whose outcomes are pushed; older ones are looked up
 _CHECK_SHARE = 0.25  # of a job's age: how often the stream is asked about a job whose outcome should be pushed
 _CHECK_MIN, _CHECK_MAX = 1.0, 60.0  # seconds
-_SOUGHT_FOR = 60.0  # seconds that what was read for a look-up is kept for the next try
+_SOUGHT_FOR = 150.0  # seconds that what was read for a look-up is kept for the next: more than twice between two checks
+_LITTLE = 4 * 1024 * 1024  # bytes
+_TOLD_SHARE, _FOLDED_SHARE, _STORED_SHARE = 1 / 16, 1 / 2, 1 / 8  # of `most_bytes`
 
 
 class Waiter:
@@ -47,7 +51,7 @@ class Memory:
     """Outcomes, cancel marks, quarantine and workers, as far as they were read; safe from any thread.
 
     Args:
-        most_bytes: Of outcomes that were pushed to this process, and as many of those that its reader found.
+        most_bytes: Of outcomes that were pushed to this process and that it has not asked for; shares of it for others.
 
     Attributes:
         lock: Guards everything here.
@@ -58,19 +62,29 @@ class Memory:
 
     def __init__(self, most_bytes: int) -> None:
         self.lock = threading.RLock()
-        self.folded = Known(most_bytes, self._is_wanted)
+        self.folded = Folded(int(most_bytes * _FOLDED_SHARE), self._is_wanted)
         self._marks: list[Key] = []  # cancelled jobs, in order, without those that were asked for
         self._dropped = 0  # how many those were
         self._epoch = os.urandom(8)  # tells the cursors of this reading from those of another
         self.items: dict[str, QuarantineItem] = {}
         self.workers: dict[str, tuple[WorkerInfo, float]] = {}
-        self._pushed = Known(most_bytes, self._is_wanted)
-        self._stored = Known(most_bytes // 8, self._is_wanted)
-        self._doubtful: set[Key] = set()
         self._own = Recent[bytes](_OWN_BUNDLES)
-        self._checked = 0.0
+        self._dropped_of = Recent[bytes](_OWN_BUNDLES)  # bundles of which what was pushed is not here any more
+        self._pushed = Known(most_bytes, self._is_wanted, self._note_dropped)
+        self._told = Known(int(most_bytes * _TOLD_SHARE), self._is_wanted, self._note_dropped)
+        self._stored = Known(int(most_bytes * _STORED_SHARE), self._is_wanted)
+        self._doubtful: set[Key] = set()
         self._waiters: set[Waiter] = set()
-        self._sought: dict[Key, float] = {}  # when they were asked for last
+        self._ears: list[Ear] = []
+        # Jobs of which everything is here that the reader has come by, and when they were asked for last, monotonic.
+        self._sought: dict[Key, float] = {}
+        self._checked: dict[Key, float] = {}  # wall time up to which it was read to its end for them
+        self._cleaned = 0.0
+
+    def keep_little(self) -> None:
+        """Keep little of what the stream says and nobody asked for."""
+        with self.lock:
+            self.folded.limit(_LITTLE)
 
     def add_own(self, bundles: Iterable[bytes]) -> None:
         """Take note of bundles whose outcomes are pushed to this process."""
@@ -88,10 +102,12 @@ class Memory:
 
     def best(self, key: Key) -> Record | None:
         """Return what is known of a job."""
-        folded, pushed = self.folded.get(key), self._pushed.get(key)
-        if pushed is None or (folded is not None and not supersedes(pushed, folded)):
-            return folded
-        return pushed
+        best = self.folded.get(key)
+        for known in (self._pushed, self._told):
+            record = known.get(key)
+            if record is not None and supersedes(record, best):
+                best = record
+        return best
 
     def best_of(self, keys: Iterable[Key]) -> list[Record | None]:
         """Return what is known of each job; quickly where one record tells of many in a row."""
@@ -109,16 +125,36 @@ class Memory:
                 found.append(record)
         return found
 
+    def set_told(self, keys: Iterable[Key], found: Iterable[Record | None]) -> None:
+        """Take note that these endings are with who asked: they are the first to be dropped."""
+        last: Record | None = None
+        with self.lock:
+            for key, record in zip(keys, found, strict=True):
+                if record is None or not record.is_final:
+                    continue
+                self._sought.pop(key, None)
+                if record is last:
+                    continue
+                last = record
+                if (pushed := self._pushed.take(key)) is not None:
+                    self._told.add(pushed)
+
     def unanswered(self, keys: Iterable[Key], now: float) -> list[Key]:
         """Return the jobs for which the stream has to be read."""
         with self.lock:
             return [key for key in keys if not self._is_answered(key, now)]
 
-    def set_checked(self, keys: Iterable[Key], now: float) -> None:
-        """Take note that the stream was read for these jobs."""
+    def set_read(self, keys: Iterable[Key], now: float) -> None:
+        """Take note that the stream was read to its end for these jobs."""
         with self.lock:
             self._doubtful.difference_update(keys)
-            self._checked = now
+            for key in keys:
+                record = self.best(key)
+                if record is not None and record.is_final:
+                    self._sought.pop(key, None)
+                    self._checked.pop(key, None)
+                elif key in self._sought:
+                    self._checked[key] = now
 
     def has_news(self, keys: Iterable[Key]) -> bool:
         """Return whether one of these jobs has ended, or may have."""
@@ -139,39 +175,38 @@ class Memory:
             with self.lock:
                 self._waiters.discard(waiter)
 
-    @contextmanager
-    def seeking(self, keys: Sequence[Key]) -> Generator[bool, None, None]:
-        """Keep what is learned of these jobs until the block has come to its end; one that raises is tried again.
+    def listen(self) -> Ear:
+        """Hear of every end that is learned of."""
+        ear = Ear(lambda key: key.bundle in self._own, self._leave)
+        with self.lock:
+            self._ears.append(ear)
+        return ear
 
-        Yields:
-            Whether an earlier block for all of them has raised, so that what was read since then is here.
-        """
-        now = time.monotonic()
+    def seek(self, keys: Iterable[Key], start: float, has_no_gap: bool, /) -> float | None:  # noqa: FBT001 - see `Begin`
+        """Keep what comes of these jobs from now on; return from when on the stream is to be read anew for them, if it is."""
+        asked, now = time.monotonic(), time.time()
         with self.lock:
-            self._sought = {key: at for key, at in self._sought.items() if now - at < _SOUGHT_FOR}
-            is_begun = all(key in self._sought for key in keys)
-            self._sought.update(dict.fromkeys(keys, now))
-        yield is_begun
-        with self.lock:
-            for key in keys:
-                self._sought.pop(key, None)
-
-    def oldest_sought(self) -> float:
-        """Return when the first of the jobs that are sought was submitted."""
-        with self.lock:
-            return min((created_at(key.bundle) for key in self._sought), default=float("inf"))
+            self._clean(asked)
+            new = {key: min(created_at(key.bundle), now) for key in keys if key not in self._sought}
+            begin = [at for at in new.values() if at - CLOCK_SKEW < start or self.folded.lacks(at)]
+            self._sought.update(dict.fromkeys(keys, asked))
+            if not begin:
+                return None
+            if not has_no_gap:
+                begin += [created_at(key.bundle) for key in self._sought]
+            return min(begin) - CLOCK_SKEW
 
     def forget(self, keys: Iterable[Key]) -> None:
         """Drop what is known of these jobs."""
         with self.lock:
             for key in keys:
-                for known in (self._pushed, self._stored, self.folded):
+                for known in (self._pushed, self._told, self._stored, self.folded):
                     known.drop(key)
 
-    def unfold(self) -> None:
-        """Drop what the results stream said: it is read again from an earlier time."""
+    def unfold(self, begin: float, has_no_gap: bool, /) -> None:  # noqa: FBT001 - as the reader calls it
+        """Drop what the stream said, but what is sought where that has no gap: it is read anew from this wall time on."""
         with self.lock:
-            self.folded.clear()
+            self.folded.begin_anew(begin + CLOCK_SKEW, keeps_wanted=has_no_gap)
 
     def push(self, body: bytes) -> None:
         """Take in a message from the reply queue."""
@@ -244,6 +279,10 @@ class Memory:
                 worker, until = wire.worker_of(content)
                 self.workers[worker.name] = (worker, until)
 
+    def _leave(self, ear: Ear) -> None:
+        with self.lock:
+            self._ears.remove(ear)
+
     def _add_stored(self, record: Record) -> bool:
         if record.key.bundle in self._own:
             self._doubtful.update(record.keys)
@@ -256,20 +295,41 @@ class Memory:
 
     def _is_answered(self, key: Key, now: float) -> bool:
         record = self.best(key)
-        if record is not None and record.is_final and (record.state == SUCCEEDED or self._pushed.get(key) is record):
+        if record is not None and record.is_final and (record.state == SUCCEEDED or self._is_pushed(record)):
             return True  # of any other ending the reader may not have come to a success behind it
         created = created_at(key.bundle)
-        if key in self._doubtful or key.bundle not in self._own or created < self._pushed.forgotten:
+        if key in self._doubtful or key.bundle not in self._own:
             return False
-        return now - max(self._checked, created) < check_interval(now - created)
+        checked = self._checked.get(key)
+        if checked is None and key.bundle in self._dropped_of:
+            return False  # it need not be one that is still to come
+        return now - max(checked or 0.0, created) < check_interval(now - created)
+
+    def _note_dropped(self, bundle: bytes) -> None:
+        self._dropped_of.add((bundle,))
+
+    def _is_pushed(self, record: Record) -> bool:
+        return any(known.get(record.key) is record for known in (self._pushed, self._told))
+
+    def _clean(self, now: float) -> None:
+        if now - self._cleaned < _SOUGHT_FOR / 10:
+            return
+        self._cleaned = now
+        waited = {key for waiter in self._waiters for key in waiter.keys}
+        for key in [key for key, at in self._sought.items() if now - at > _SOUGHT_FOR and key not in waited]:
+            del self._sought[key]
+            self._checked.pop(key, None)
+        self._doubtful = {key for key in self._doubtful if key.bundle in self._own}  # of others nobody asks
 
     def _is_wanted(self, record: Record) -> bool:
-        if self._sought and any(key in self._sought for key in record.keys):
+        if self._sought and any(key in self._sought for key in (record.keys if record.count > 1 else (record.key,))):
             return True
         return any(waiter.wants(record) for waiter in self._waiters)
 
     def _wake(self, record: Record) -> None:
         if record.is_final:
+            for ear in self._ears:
+                ear.tell((record,))
             for waiter in self._waiters:
                 if not waiter.ended.is_set() and waiter.wants(record):
                     waiter.ended.set()

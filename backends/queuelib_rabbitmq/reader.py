@@ -11,7 +11,7 @@ import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from queuelib.errors import BrokerUnavailable
 from queuelib.ports import StillReading
@@ -22,21 +22,58 @@ from queuelib_rabbitmq.io import Io, Reading
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-__all__ = ["StreamReader"]
+__all__ = ["CLOCK_SKEW", "StreamReader", "anew", "since"]
 
+CLOCK_SKEW = 15.0  # seconds by which a client's clock may differ from the server's; reading them costs time
 _LINGER = 2.0  # seconds that the consumer outlives the last question: the next one then costs a round trip only
 _MARK_AGAIN = 1.0  # seconds; a mark written before the consumer was attached behind it is written again
+
+
+class _Mark(NamedTuple):
+    at: float  # wall time at which it was asked for
+    seen: threading.Event
+
+
+class Begin(Protocol):
+    """Says where reading has to begin; called when it is possible, and nobody else can have it begin elsewhere."""
+
+    def __call__(self, start: float, has_no_gap: bool, /) -> float | None:  # noqa: FBT001 - by position
+        """Return from which wall time on the stream is to be read anew, or None to go on.
+
+        Args:
+            start: The wall time from which on everything was read, infinite for nothing.
+            has_no_gap: Whether what was read before, and is wanted, stays; else all of it is forgotten.
+        """
+        ...
+
+
+def since(at: float) -> Begin:
+    """Have everything read from a wall time on."""
+    return lambda start, _: at if at < start else None
+
+
+def anew(at: float) -> Begin:
+    """Have everything read again from a wall time on."""
+    return lambda *_: at
+
+
+def _go_on(_start: float, _has_no_gap: bool, /) -> None:  # noqa: FBT001
+    return None
 
 
 class StreamReader:
     """What is known of one stream: everything from `start` (wall time) to `next_offset`.
 
-    `apply` gets each message in order, in the connection's thread; `reset` is called when reading starts anew from
-    an earlier time, and everything comes again.
+    `apply` gets each message in order, in the connection's thread; `reset` is called when reading begins anew at a wall
+    time, with whether what was read before and is wanted has no gap before what comes then.
     """
 
     def __init__(
-        self, stream: str, open_io: Callable[[], Io], apply: Callable[[list[Any]], None], reset: Callable[[], None]
+        self,
+        stream: str,
+        open_io: Callable[[], Io],
+        apply: Callable[[list[Any]], None],
+        reset: Callable[[float, bool], None],
     ) -> None:
         self.start = float("inf")
         self._stream = stream
@@ -47,7 +84,8 @@ class StreamReader:
         self._io: Io | None = None
         self._reading: Reading | None = None
         self._next: int | None = None
-        self._marks: dict[bytes, threading.Event] = {}
+        self._seen_until = float("-inf")  # wall time: what was stored before has come by, since reading started anew
+        self._marks: dict[bytes, _Mark] = {}
         self._used = 0.0
         self._holders = 0
 
@@ -56,8 +94,12 @@ class StreamReader:
         """Whether new messages come by themselves."""
         return self._reading is not None and self._io is not None and not self._io.is_dead
 
-    def catch_up(self, since: float, timeout: float) -> None:
-        """Return when everything that was stored from `since` (wall time) until this call has been applied.
+    def catch_up(self, begin: Begin, timeout: float) -> None:
+        """Return when everything that `begin` asks for, and that was stored before this call, has been applied.
+
+        Args:
+            begin: Says where reading has to begin.
+            timeout: Seconds.
 
         Raises:
             StillReading: It took longer than `timeout`; the next call goes on from there.
@@ -65,42 +107,38 @@ class StreamReader:
         """
         end = time.monotonic() + timeout
         mark = os.urandom(12)
-        seen = self._marks[mark] = threading.Event()
+        seen = threading.Event()
+        self._marks[mark] = _Mark(time.time(), seen)
+        self._hold(1)
         try:
             while (left := end - time.monotonic()) > 0:
-                io = self._ensure(since)
+                io = self._ensure(begin)
+                begin = _go_on
                 confirm = min(max(left, _MARK_AGAIN), SUBMIT_DEADLINE)
                 io.publish(self._stream, wire.encode(wire.MARK, mark)).result(confirm)
-                if seen.wait(min(_MARK_AGAIN, left)):
+                is_seen = seen.wait(min(_MARK_AGAIN, left))
+                while not is_seen and self._is_moving() and (left := end - time.monotonic()) > 0:
+                    is_seen = seen.wait(min(_MARK_AGAIN, left))
+                if is_seen:
                     return
-                while self._is_moving() and (left := end - time.monotonic()) > 0:
-                    if seen.wait(min(_MARK_AGAIN, left)):
-                        return
             msg = f"the stream {self._stream} was not read to its end within {timeout:g} s"
             raise StillReading(msg)
         except TimeoutError as error:
             msg = f"the stream {self._stream} did not confirm a mark in time"
             raise BrokerUnavailable(msg) from error
         finally:
+            self._hold(-1)
             self._marks.pop(mark, None)
 
     @contextmanager
-    def following(self, since: float, timeout: float) -> Generator[None, None, None]:
-        """Keep reading for the time of the block."""
-        with self._lock:
-            self._holders += 1
+    def following(self, begin: Begin, timeout: float) -> Generator[None, None, None]:
+        """Catch up, and keep reading for the time of the block."""
+        self._hold(1)
         try:
-            self.catch_up(since, timeout)
+            self.catch_up(begin, timeout)
             yield
         finally:
-            with self._lock:
-                self._holders -= 1
-                self._used = time.monotonic()
-
-    def restart(self) -> None:
-        """Have the next question read from its own time on again: something read before was dropped since."""
-        with self._lock:
-            self.start = float("inf")
+            self._hold(-1)
 
     def touch(self) -> None:
         """Say that somebody still asks."""
@@ -112,14 +150,21 @@ class StreamReader:
             if self._reading is not None and not self._holders and time.monotonic() - self._used > _LINGER:
                 self._stop()
 
-    def _ensure(self, since: float) -> Io:
+    def _hold(self, change: int) -> None:
+        with self._lock:
+            self._holders += change
+            self._used = time.monotonic()
+
+    def _ensure(self, begin: Begin) -> Io:
         io = self._open_io()
         with self._lock:
-            self.touch()
-            if since < self.start:
+            has_no_gap = self._seen_until > float("-inf")
+            at = begin(self.start, has_no_gap)
+            if at is not None:
                 self._stop()
-                self._reset()
-                self.start, self._next = since, None
+                self.start = min(at, self._seen_until - CLOCK_SKEW) if has_no_gap else at
+                self._next, self._seen_until = None, float("-inf")
+                self._reset(at, has_no_gap)
             if io is not self._io or self._reading is None:
                 self._stop()
                 self._io = io
@@ -158,9 +203,10 @@ class StreamReader:
                 except wire.FOREIGN:
                     wire.skip(body)
                 return
-        seen = self._marks.get(message[1]) if isinstance(message[1], bytes) else None
-        if seen is not None:
-            seen.set()
+            mark = self._marks.get(message[1]) if isinstance(message[1], bytes) else None
+            if mark is not None:
+                self._seen_until = max(self._seen_until, mark.at)
+                mark.seen.set()
 
     def _dropped(self, offset: int, body: bytes) -> None:
         """Stand in until the reading knows itself."""

@@ -18,7 +18,7 @@ import re
 import threading
 import time
 import uuid
-from concurrent.futures import Future, wait
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from queuelib.errors import BrokerUnavailable
@@ -27,22 +27,23 @@ from queuelib.outcome import SUCCEEDED
 from queuelib.ports import Cancelled, QuarantineItem, ResultCapabilities, WorkerInfo
 from queuelib.settings import SUBMIT_DEADLINE
 from queuelib_rabbitmq import wire
-from queuelib_rabbitmq.io import Io
+from queuelib_rabbitmq.io import Io, finish
 from queuelib_rabbitmq.memory import Memory, check_interval
-from queuelib_rabbitmq.reader import StreamReader
+from queuelib_rabbitmq.reader import StreamReader, anew, since
 from queuelib_rabbitmq.transport import parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from queuelib.ear import Ear
     from queuelib.message import Outgoing
     from queuelib.outcome import Record
 
 __all__ = ["RabbitResults"]
 
-_SKEW = 15.0  # seconds by which a submitter's clock may be ahead of the server's; reading them costs time
 _READ_DEADLINE = 60.0  # seconds to read a stream to its end: 290,000 outcomes took 8
 _STREAM_BYTES = 50_000_000_000  # of outcomes; a guard for the server's disk, far beyond a day of them
+_LOOK_EVERY = 1.0  # seconds after which a lost connection is noticed by whoever waits for jobs of other processes
 _ANNOUNCED = 600.0  # seconds of announcements that are read; they are repeated every few
 _REOPEN_AFTER = 0.5  # seconds between two attempts to connect
 
@@ -50,7 +51,8 @@ _REOPEN_AFTER = 0.5  # seconds between two attempts to connect
 class RabbitResults:
     """The result backend of amqp://."""
 
-    capabilities = ResultCapabilities(crosses_processes=True, survives_restart=True)
+    # A blob is a queue: 300 results of 400 kB took 9 to 19 s so, and 2 to 4 s in the stream.
+    capabilities = ResultCapabilities(crosses_processes=True, survives_restart=True, large_apart=False)
 
     def __init__(self, url: str, namespace: str, keep: float) -> None:
         self.address = parse(url)
@@ -64,8 +66,12 @@ class RabbitResults:
         self._client = _Client(self)
 
     def limit_look_ups(self, seconds: float) -> None:
-        """Bound how long `fetch` and `cancelled` read; what is not read by then is read on in the background."""
+        """Bound how long `fetch` and `cancelled` read; what is not read by then is read on in the background.
+
+        Of what went by on the way little is kept: who asks so is a worker, which asks again for the same jobs only.
+        """
         self._look_up_for = min(seconds, _READ_DEADLINE)
+        self._here().memory.keep_little()
 
     def accept(self, frames: Sequence[Outgoing]) -> None:
         """Remember which bundles are this process's own: their outcomes are pushed, and the stream is left alone."""
@@ -80,7 +86,7 @@ class RabbitResults:
         here = self._here()
         io = here.open()
         reply = reply if self.is_reply(reply) else ""
-        _finish([io.publish(self.stream, body, reply) for body in wire.outcome_messages(records, doubtful=True)])
+        finish([io.publish(self.stream, body, reply) for body in wire.outcome_messages(records, doubtful=True)])
         return here.memory.add_stored(records)
 
     def fetch(self, keys: Sequence[Key]) -> list[Record | None]:
@@ -91,15 +97,16 @@ class RabbitResults:
         open_ones = [key for key, one in zip(keys, found, strict=True) if one is None or one.state != SUCCEEDED]
         unknown = here.memory.unanswered(open_ones, now)
         if unknown:
-            since = min(now, *(created_at(key.bundle) for key in unknown)) - _SKEW
-            with here.memory.seeking(unknown) as is_begun:
-                since = min(since, here.memory.oldest_sought() - _SKEW)  # or it would be read for those once more
-                if since < here.memory.folded.forgotten and not is_begun:
-                    here.outcomes.restart()
-                here.outcomes.catch_up(since, self._look_up_for)
-                here.memory.set_checked(unknown, now)
-                found = here.memory.best_of(keys)
+            here.outcomes.catch_up(partial(here.memory.seek, unknown), self._look_up_for)
+            here.memory.set_read(unknown, now)
+            found = here.memory.best_of(keys)
+        here.memory.set_told(keys, found)
         return found
+
+    def follow(self, keys: Sequence[Key]) -> None:
+        """Read the stream for all of them at once: asked for by and by, they would be read for by and by."""
+        here = self._here()
+        here.outcomes.catch_up(partial(here.memory.seek, keys), self._look_up_for)
 
     def wait(self, keys: Sequence[Key], timeout: float) -> None:
         """Wait for a push; for jobs of other processes, follow the stream."""
@@ -109,17 +116,24 @@ class RabbitResults:
         with here.memory.wanting(keys) as waiter:
             if here.memory.has_news(keys):
                 return
-            oldest = min(created_at(key.bundle) for key in keys)
             if here.memory.is_own(keys):
+                oldest = min(created_at(key.bundle) for key in keys)
                 waiter.ended.wait(min(timeout, check_interval(time.time() - oldest)))
                 return
-            with here.outcomes.following(oldest - _SKEW, _READ_DEADLINE):
-                waiter.ended.wait(timeout)
+            end = time.monotonic() + timeout
+            with here.outcomes.following(partial(here.memory.seek, keys), _READ_DEADLINE):
+                while here.outcomes.is_running and (left := end - time.monotonic()) > 0:
+                    if waiter.ended.wait(min(left, _LOOK_EVERY)):
+                        return
+
+    def listen(self) -> Ear:
+        """Hear of what is pushed to this process; jobs of others are looked up now and then."""
+        return self._here().memory.listen()
 
     def forget(self, keys: Sequence[Key]) -> None:
         """Append that these endings do not count any more."""
         here = self._here()
-        _finish([here.open().publish(self.stream, wire.encode(wire.FORGETS, keys))])
+        finish([here.open().publish(self.stream, wire.encode(wire.FORGETS, keys))])
         here.memory.forget(keys)
 
     def inbox(self) -> str:
@@ -135,11 +149,10 @@ class RabbitResults:
         here = self._here()
         here.control.touch()
         memory = here.memory
-        if not memory.has_marks_after(cursor):
-            here.control.restart()
+        has_all = memory.has_marks_after(cursor)
+        if cursor is None or not has_all:
+            here.control.catch_up(since(0.0) if has_all else anew(0.0), self._look_up_for)
             cursor = None
-        if cursor is None:
-            here.control.catch_up(0.0, self._look_up_for)
         elif not here.control.is_running:
             here.resume_control()
         return Cancelled(*memory.marks_after(cursor))
@@ -147,12 +160,12 @@ class RabbitResults:
     def quarantine(self, items: Sequence[QuarantineItem]) -> None:
         """Append to the quarantine, which is kept for ever."""
         io = self._here().open()
-        _finish([io.publish(self.quarantine_stream, wire.encode(wire.ITEM, wire.item_row(item))) for item in items])
+        finish([io.publish(self.quarantine_stream, wire.encode(wire.ITEM, wire.item_row(item))) for item in items])
 
     def quarantined(self) -> list[QuarantineItem]:
         """Read all that is set aside and not released."""
         here = self._here()
-        here.quarantine.catch_up(0.0, _READ_DEADLINE)
+        here.quarantine.catch_up(since(0.0), _READ_DEADLINE)
         with here.memory.lock:
             return list(here.memory.items.values())
 
@@ -168,7 +181,7 @@ class RabbitResults:
         """Read the announcements of the last minutes."""
         here = self._here()
         now = time.time()
-        here.workers.catch_up(now - _ANNOUNCED, _READ_DEADLINE)
+        here.workers.catch_up(since(now - _ANNOUNCED), _READ_DEADLINE)
         with here.memory.lock:
             return [worker for worker, until in here.memory.workers.values() if until > now]
 
@@ -184,7 +197,7 @@ class RabbitResults:
         return self._client
 
     def _append(self, stream: str, body: bytes) -> None:
-        _finish([self._here().open().publish(f"{self._namespace}.{stream}", body)])
+        finish([self._here().open().publish(f"{self._namespace}.{stream}", body)])
 
 
 class _Client:
@@ -195,9 +208,9 @@ class _Client:
         self.memory = memory = Memory(results.address.cache)
         names = list(results.streams)
         self.outcomes = StreamReader(names[0], self.open, memory.apply_outcomes, memory.unfold)
-        self.control = StreamReader(names[1], self.open, memory.apply_control, memory.clear_marks)
-        self.workers = StreamReader(names[2], self.open, memory.apply_control, memory.workers.clear)
-        self.quarantine = StreamReader(names[3], self.open, memory.apply_control, memory.items.clear)
+        self.control = StreamReader(names[1], self.open, memory.apply_control, lambda *_: memory.clear_marks())
+        self.workers = StreamReader(names[2], self.open, memory.apply_control, lambda *_: memory.workers.clear())
+        self.quarantine = StreamReader(names[3], self.open, memory.apply_control, lambda *_: memory.items.clear())
         self._address, self._streams = results.address, results.streams
         self._opening = threading.Lock()
         self._resuming = threading.Lock()
@@ -252,7 +265,7 @@ class _Client:
 
         def resume() -> None:
             try:
-                self.control.catch_up(0.0, _READ_DEADLINE)
+                self.control.catch_up(since(0.0), _READ_DEADLINE)
             except BrokerUnavailable:
                 pass  # the next question tries again
             finally:
@@ -280,16 +293,6 @@ class _Client:
     def _tick(self) -> None:
         for reader in (self.outcomes, self.control, self.workers, self.quarantine):
             reader.tick()
-
-
-def _finish(futures: Sequence[Future[None]]) -> None:
-    """Wait for the confirms of some publishes."""
-    wait(futures, SUBMIT_DEADLINE)
-    for future in futures:
-        if not future.done():
-            msg = f"RabbitMQ did not confirm within {SUBMIT_DEADLINE:g} s; is it out of memory or disk?"
-            raise BrokerUnavailable(msg)
-        future.result()
 
 
 def _streams(namespace: str, keep: float) -> Mapping[str, Mapping[str, Any]]:

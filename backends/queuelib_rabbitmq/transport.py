@@ -40,7 +40,7 @@ class Address:
         heartbeat: Seconds.
         is_replicated: Whether queues are quorum queues.
         consumer_timeout: Seconds for which the server lets a message be in hand.
-        cache: Bytes of outcomes that a process remembers of its own jobs, and as many of others'.
+        cache: Bytes of outcomes that a process remembers of its own jobs until it asks for them.
     """
 
     host: str

@@ -5,7 +5,7 @@
     [1, 2, [[bundle, index], ...], at]                                   these jobs are cancelled
     [1, 3, [id, color, reason, frame, at]]                               set aside
     [1, 4, [id, ...]]                                                    released from the quarantine
-    [1, 5, [name, host, pid, [color, ...], [task, ...], at, until]]      a worker lives until then
+    [1, 5, [name, host, pid, [color, ...], [task, ...], at, until, processes]]      a worker lives until then
     [1, 6, [[bundle, index], ...]]                                       the endings of these jobs are forgotten
 
 `state` is a position in STATES. `doubtful` says that the delivery behind the outcomes was not the first one, so that
@@ -185,7 +185,16 @@ def item_of(row: Sequence[Any]) -> QuarantineItem:
 
 def worker_row(worker: WorkerInfo, until: float) -> list[Any]:
     """Write that a worker lives."""
-    return [worker.name, worker.host, worker.pid, list(worker.colors), list(worker.tasks), worker.at, until]
+    return [
+        worker.name,
+        worker.host,
+        worker.pid,
+        list(worker.colors),
+        list(worker.tasks),
+        worker.at,
+        until,
+        worker.processes,
+    ]
 
 
 def worker_of(row: Sequence[Any]) -> tuple[WorkerInfo, float]:
@@ -203,8 +212,10 @@ def worker_of(row: Sequence[Any]) -> tuple[WorkerInfo, float]:
             list(tasks),
             (float() | int()) as at,
             (float() | int()) as until,
+            int(processes),
         ]:
-            return WorkerInfo(name, host, pid, _texts(colors), _texts(tasks), float(at)), float(until)
+            worker = WorkerInfo(name, host, pid, _texts(colors), _texts(tasks), float(at), processes)
+            return worker, float(until)
         case _:
             msg = "a row of workers that is not ours"
             raise ValueError(msg)

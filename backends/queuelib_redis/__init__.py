@@ -11,7 +11,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from queuelib.errors import MissingDriver
 
 if TYPE_CHECKING:
-    from queuelib.ports import ResultBackend, Settlement, TransportSettings
+    from queuelib.ports import Blobs, Memos, ResultBackend, Settlement, TransportSettings
 
 __all__ = ["BACKEND", "RedisBackend", "notes"]
 
@@ -41,6 +41,20 @@ class RedisBackend:
         from queuelib_redis.results import RedisResults  # noqa: PLC0415 - loads redis on first use
 
         return RedisResults(url, namespace, keep)
+
+    def blobs(self, url: str, namespace: str, keep: float) -> Blobs:
+        """Return the keeper of blobs."""
+        _require_driver()
+        from queuelib_redis.blobs import RedisBlobs  # noqa: PLC0415 - loads redis on first use
+
+        return RedisBlobs(url, namespace, keep)
+
+    def memos(self, url: str, namespace: str) -> Memos:
+        """Return the keeper of memos."""
+        _require_driver()
+        from queuelib_redis.memos import RedisMemos  # noqa: PLC0415 - loads redis on first use
+
+        return RedisMemos(url, namespace)
 
     def join(self, channel: Any, results: ResultBackend) -> Settlement | None:
         """Return one door where messages and outcomes are in one database of one server, under one namespace."""

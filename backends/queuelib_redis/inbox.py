@@ -32,6 +32,7 @@ _READ_SLICE = 1.0  # seconds of one blocking read; well below the socket's time 
 _OWN_CHECK = 1.0  # seconds between two looks at records that will be announced here
 _FIRST_CHECK, _LAST_CHECK = 0.005, 0.25  # seconds, doubling, for jobs that are announced elsewhere or nowhere
 _CHECK_SHARE = 10  # looking takes at most a tenth of the time, however many jobs are looked at
+_MOST_TOLD = 100_000  # announced runs of jobs that nobody has heard yet; of more only that there were some
 _NEWS_AGE = 1.0  # seconds for which an announcement that nobody waited for is remembered
 
 
@@ -43,7 +44,8 @@ class Inbox:
         self._listen = listen
         self._changed = threading.Condition()
         self._waiters: list[_Waiter] = []
-        self._is_read = False
+        self._reader: _Reader | None = None
+        self._hearings: list[Hearing] = []
         self.is_closed = False
         self._news: OrderedDict[tuple[bytes, int, int], float] = OrderedDict()  # runs of jobs, oldest first
 
@@ -86,10 +88,21 @@ class Inbox:
             with self._changed:
                 self._waiters.remove(waiter)
 
+    def listen(self, is_own: Callable[[Key], bool], ring: Callable[[], object]) -> Hearing:
+        """Hear of all that is announced here.
+
+        Args:
+            is_own: Whether a job's end is announced here.
+            ring: Announces nothing, so that a read returns.
+        """
+        return Hearing(self, is_own, ring)
+
     def close(self) -> None:
         """End all waits, early."""
         with self._changed:
             self.is_closed = True
+            for hearing in self._hearings:
+                hearing.is_woken = True
             for waiter in self._waiters:
                 waiter.is_woken = True
             self._changed.notify_all()
@@ -101,6 +114,30 @@ class Inbox:
             for run in [run for run in self._news if waiter.is_told_by(run)]:
                 del self._news[run]
 
+    def enter(self, hearing: Hearing) -> None:
+        """Tell somebody of all that is announced from now on."""
+        with self._changed:
+            self._hearings.append(hearing)
+
+    def leave(self, hearing: Hearing) -> None:
+        """Tell it no more."""
+        with self._changed:
+            self._hearings.remove(hearing)
+
+    def hear(self, hearing: Hearing, timeout: float) -> Sequence[tuple[bytes, int, int]] | None:
+        """Return what was announced, once there is something, or after `timeout` seconds."""
+        if not self.is_closed:
+            self._await_news(hearing, timeout)
+        with self._changed:
+            return hearing.take()
+
+    def wake(self, hearing: Hearing) -> bool:
+        """End its wait; return whether it is reading, which only an announcement ends."""
+        with self._changed:
+            hearing.is_woken = True
+            self._changed.notify_all()
+            return self._reader is hearing
+
     def _register(self, waiter: _Waiter) -> bool:
         """Enter a waiter; return whether there is nothing to wait for: one of its jobs was announced just before."""
         with self._changed:
@@ -108,29 +145,29 @@ class Inbox:
             self._drop_old_news()
             return self.is_closed or any(waiter.is_told_by(run) for run in self._news)
 
-    def _await_news(self, waiter: _Waiter, timeout: float) -> bool:
+    def _await_news(self, waiter: _Reader, timeout: float) -> bool:
         """Read, or wait for whoever reads, at most `timeout` seconds; return whether the waiter's news came."""
         end = time.monotonic() + timeout
         waiter.seen = None
         while True:
             with self._changed:
-                while self._is_read and not waiter.is_woken and (left := end - time.monotonic()) > 0:
+                while self._reader is not None and not waiter.is_woken and (left := end - time.monotonic()) > 0:
                     waiter.seen = None  # by then it is old
                     self._changed.wait(left)
                 left = end - time.monotonic()
                 if waiter.is_woken or left <= 0:
                     return waiter.is_woken
-                self._is_read = True
+                self._reader = waiter
             try:
                 has_news = self._read(waiter, min(left, _READ_SLICE))
             finally:
                 with self._changed:
-                    self._is_read = False
+                    self._reader = None
                     self._changed.notify_all()
             if has_news:
                 return True
 
-    def _read(self, reader: _Waiter, timeout: float) -> bool:
+    def _read(self, reader: _Reader, timeout: float) -> bool:
         """Take an announcement and tell everybody; return whether it is the reader's own, which looks at its jobs too."""
         announced, reader.seen = self._listen(self.address, timeout, reader.keys)
         if announced is None:
@@ -144,6 +181,8 @@ class Inbox:
             self._drop_old_news()
             for waiter in self._waiters:
                 waiter.is_woken = waiter.is_woken or any(waiter.is_told_by(run) for run in runs)
+            for hearing in self._hearings:
+                hearing.tell(runs)
             return reader.is_woken
 
     def _drop_old_news(self) -> None:
@@ -155,16 +194,67 @@ class Inbox:
             del self._news[key]
 
 
-class _Waiter:
-    __slots__ = ("_jobs", "is_woken", "keys", "seen")
+class _Reader:
+    """Who may read the list."""
+
+    __slots__ = ("is_woken", "keys", "seen")
 
     def __init__(self, keys: Sequence[Key]) -> None:
         self.keys = keys
         self.seen: list[Record | None] | None = None  # of its jobs, by the last read of its own
+        self.is_woken = False
+
+
+class Hearing(_Reader):
+    """Hears of all that is announced, whichever thread reads it; of what others submitted nothing is."""
+
+    __slots__ = ("_inbox", "_is_own", "_ring", "_told")
+
+    def __init__(self, inbox: Inbox, is_own: Callable[[Key], bool], ring: Callable[[], object]) -> None:
+        super().__init__(())
+        self._inbox = inbox
+        self._is_own = is_own
+        self._ring = ring
+        self._told: list[tuple[bytes, int, int]] = []
+        inbox.enter(self)
+
+    def wait(self, timeout: float) -> Sequence[tuple[bytes, int, int]] | None:
+        """Wait for announcements."""
+        return self._inbox.hear(self, timeout)
+
+    def wake(self) -> None:
+        """End the wait, which takes an announcement of nothing where this thread is the one that reads."""
+        if self._inbox.wake(self):
+            self._ring()
+
+    def tells_of(self, key: Key) -> bool:
+        """Return whether the job was submitted here."""
+        return self._is_own(key)
+
+    def close(self) -> None:
+        """Hear no more."""
+        self._inbox.leave(self)
+
+    def tell(self, runs: Sequence[tuple[bytes, int, int]]) -> None:
+        """Take in what was announced, under the inbox's lock."""
+        self.is_woken = True
+        if len(self._told) <= _MOST_TOLD:
+            self._told += runs
+
+    def take(self) -> Sequence[tuple[bytes, int, int]] | None:
+        """Return what was announced since the last call, under the inbox's lock; None if it was too much to keep."""
+        told, self._told, self.is_woken = self._told, [], False
+        return told if len(told) <= _MOST_TOLD else None
+
+
+class _Waiter(_Reader):
+    __slots__ = ("_jobs",)
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        super().__init__(keys)
         self._jobs: dict[bytes, set[int]] = {}
         for bundle, index in keys:
             self._jobs.setdefault(bundle, set()).add(index)
-        self.is_woken = False
 
     def is_told_by(self, run: tuple[bytes, int, int]) -> bool:
         bundle, first, count = run

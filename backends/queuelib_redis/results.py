@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from queuelib.ids import Key
     from queuelib.message import Outgoing
     from queuelib.outcome import Record
-    from queuelib_redis.inbox import Listen
+    from queuelib_redis.inbox import Hearing, Listen
 
 __all__ = ["RedisResults"]
 
@@ -122,7 +122,17 @@ class RedisResults:
             if client.inbox.is_closed:
                 client.connection.close()  # the one that was in use when the others were closed
 
-    def listen(
+    def listen(self) -> Hearing:
+        """Hear of what is announced to this process."""
+        client = self._here()
+        address = client.inbox.address
+
+        def ring() -> None:
+            client.run([("RPUSH", address, b""), ("PEXPIRE", address, self.keep_ms)])
+
+        return client.inbox.listen(client.has_given_out, ring)
+
+    def read(
         self, address: str, timeout: float, keys: Sequence[Key]
     ) -> tuple[bytes | None, list[Record | None] | None]:
         """Take an announcement, waiting at most `timeout` seconds, and then look at some jobs in the same round trip.
@@ -212,7 +222,15 @@ class RedisResults:
             client.run([("HDEL", key, worker.name)])
             return
         (now,) = client.run([("TIME",)])
-        row = (seconds(now) + lifetime, worker.host, worker.pid, worker.colors, worker.tasks, worker.at)
+        row = (
+            seconds(now) + lifetime,
+            worker.host,
+            worker.pid,
+            worker.colors,
+            worker.tasks,
+            worker.at,
+            worker.processes,
+        )
         alive = int((lifetime + 24 * 3600) * 1000)
         client.run([("HSET", key, worker.name, msgpack.packb(row)), ("PEXPIRE", key, alive)])
 
@@ -225,8 +243,8 @@ class RedisResults:
         dead: list[bytes] = []
         for name, value in pairs(found):
             try:
-                until, host, pid, colors, tasks, at = msgpack.unpackb(value)
-                worker = WorkerInfo(name.decode(), host, pid, tuple(colors), tuple(tasks), at)
+                until, host, pid, colors, tasks, at, processes = msgpack.unpackb(value)
+                worker = WorkerInfo(name.decode(), host, pid, tuple(colors), tuple(tasks), at, int(processes))
                 is_live = until > now
             except (ValueError, TypeError):
                 continue  # somebody else wrote it
@@ -257,7 +275,7 @@ class RedisResults:
         """Return this process's connections; nothing is opened yet."""
         pid = os.getpid()
         client = self._opened.get(pid)
-        return client or self._opened.setdefault(pid, _Client(self.address, self.namespace, self.listen))
+        return client or self._opened.setdefault(pid, _Client(self.address, self.namespace, self.read))
 
     def _questions(self, asked: Mapping[bytes, set[int]], *, is_scripted: bool = False) -> list[tuple[Any, ...]]:
         """Return the commands whose answers `_found` reads."""
@@ -315,6 +333,10 @@ class _Client:
     def add_own(self, bundles: Iterable[bytes]) -> None:
         """Remember what was given out here: its endings are announced here."""
         self._own.add(bundles)
+
+    def has_given_out(self, key: Key) -> bool:
+        """Return whether a job was given out here."""
+        return key.bundle in self._own
 
     def is_own(self, keys: Sequence[Key]) -> bool:
         """Return whether all these jobs were given out here."""

@@ -10,6 +10,8 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from queuelib.errors import ConfigurationError
 from queuelib.ports import (
+    Blobs,
+    Memos,
     Redelivery,
     ResultBackend,
     Settlement,
@@ -49,6 +51,18 @@ class SqliteBackend:
         from queuelib_sqlite.results import SqliteResults  # noqa: PLC0415 - loads sqlite3 on first use
 
         return SqliteResults(_path(url), namespace, keep)
+
+    def blobs(self, url: str, namespace: str, keep: float) -> Blobs:
+        """Return the keeper of blobs."""
+        from queuelib_sqlite.blobs import SqliteBlobs  # noqa: PLC0415 - loads sqlite3 on first use
+
+        return SqliteBlobs(_path(url), namespace, keep)
+
+    def memos(self, url: str, namespace: str) -> Memos:
+        """Return the keeper of memos."""
+        from queuelib_sqlite.memos import SqliteMemos  # noqa: PLC0415 - loads sqlite3 on first use
+
+        return SqliteMemos(_path(url), namespace)
 
     def join(self, channel: Any, results: ResultBackend) -> Settlement | None:
         """Return one transaction for both if they are the same file."""

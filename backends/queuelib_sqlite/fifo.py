@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import threading
 import uuid
 from contextlib import suppress
 from pathlib import Path
 
+from queuelib.polling import is_readable
+
 __all__ = ["Bell", "Ringer"]
+
+_OWN = b"\1"  # of this process's own; others write a zero
 
 
 class Bell:
@@ -28,42 +31,57 @@ class Bell:
         self._condition = threading.Condition()
         self._rings = 0
         self._somebody_listens = False
+        self._is_closed = False
 
     @property
     def rings(self) -> int:
         """How often it rang; read this before looking, and give it to `wait`."""
         return self._rings
 
-    def wait(self, since: int, timeout: float) -> None:
-        """Return when it has rung after `since`, or after `timeout` seconds."""
+    def wait(self, since: int, timeout: float) -> bool:
+        """Return when it has rung after `since`, or after `timeout` seconds; False if it surely was not rung by others."""
         with self._condition:
             if self._rings != since:
-                return
+                return True
             if self._somebody_listens:
                 self._condition.wait(timeout)
-                return
+                return self._rings != since
             self._somebody_listens = True
+        was_rung = False
         try:
-            has_rung = bool(select.select([self.fd], [], [], timeout)[0])
-            if has_rung:
-                self.silence()
+            if is_readable(self.fd, timeout):
+                was_rung = self.silence()
         finally:
             with self._condition:
                 self._somebody_listens = False
                 self._rings += 1  # even without a ring: the next listener must be found
                 self._condition.notify_all()
+        return was_rung
 
-    def silence(self) -> None:
-        """Read away what is in the FIFO."""
+    def ring(self) -> None:
+        """End a wait from this process; nothing happens once it is closed."""
+        with self._condition:
+            if not self._is_closed:
+                with suppress(BlockingIOError):  # it is full, so it rings
+                    os.write(self.fd, _OWN)
+
+    def silence(self) -> bool:
+        """Read away what is in the FIFO; return whether others have rung."""
+        was_rung = False
         try:
-            while len(os.read(self.fd, 4096)) == 4096:  # noqa: PLR2004 - the size asked for: there may be more
-                pass
+            while True:
+                read = os.read(self.fd, 4096)
+                was_rung = was_rung or bool(read.strip(_OWN))
+                if len(read) < 4096:  # noqa: PLR2004 - the size asked for: there is no more
+                    return was_rung
         except BlockingIOError:
-            pass
+            return was_rung
 
     def close(self) -> None:
         """Remove the FIFO."""
-        os.close(self.fd)
+        with self._condition:
+            self._is_closed = True
+            os.close(self.fd)
         Path(self.path).unlink(missing_ok=True)
 
     def forget(self) -> None:

@@ -101,12 +101,19 @@ def _with_ids(connection: sqlite3.Connection, statement: str, owner: int, rows: 
 def release(
     connection: sqlite3.Connection, owner: int, deliveries: Sequence[Delivery], delay: float, topics: set[str]
 ) -> None:
-    """Give claimed messages back, unchanged; they keep their places."""
-    due = time.time() + delay if delay > 0 else 0.0
-    connection.executemany(
-        "UPDATE message SET owner = NULL, due = ? WHERE id = ? AND owner = ?",
-        [(due, delivery.tag, owner) for delivery in deliveries],
-    )
+    """Give claimed messages back, unchanged; they keep their places, or come last where they are held back."""
+    rows = [(delivery.tag, owner) for delivery in deliveries]
+    if delay > 0:
+        # In their old places they would, once due, always be taken before what came while they were here.
+        due = time.time() + delay
+        connection.executemany(
+            "INSERT INTO message (queue, due, redelivered, published, bundle, frame) "
+            "SELECT queue, ?, redelivered, published, bundle, frame FROM message WHERE id = ? AND owner = ?",
+            [(due, *row) for row in rows],
+        )
+        connection.executemany("DELETE FROM message WHERE id = ? AND owner = ?", rows)
+    else:
+        connection.executemany("UPDATE message SET owner = NULL WHERE id = ? AND owner = ?", rows)
     topics.update("queue:" + delivery.color for delivery in deliveries)
 
 

@@ -10,8 +10,8 @@ import msgpack
 from queuelib import faults
 from queuelib.ids import Key
 from queuelib.outcome import CANCELLED, SUCCEEDED, Record
-from queuelib.ports import Cancelled, QuarantineItem, ResultCapabilities, Settled, WorkerInfo
-from queuelib_sqlite import forks, messages, outcomes
+from queuelib.ports import Cancelled, QuarantineItem, ResultCapabilities, Settled, Span, WorkerInfo
+from queuelib_sqlite import blobs, forks, messages, outcomes
 from queuelib_sqlite.fifo import Bell
 from queuelib_sqlite.store import Store
 
@@ -80,6 +80,10 @@ class SqliteResults:
                 return found
             bell.wait(rings, min(left, _LONGEST_NAP))
 
+    def listen(self) -> SqliteListening:
+        """Hear that something has ended."""
+        return SqliteListening(self._own_bell())
+
     def forget(self, keys: Sequence[Key]) -> None:
         """Drop endings."""
         with self._store.write() as connection:
@@ -129,7 +133,9 @@ class SqliteResults:
 
     def announce(self, worker: WorkerInfo, lifetime: float) -> None:
         """List a worker until it is heard of no more."""
-        info = msgpack.packb((worker.name, worker.host, worker.pid, worker.colors, worker.tasks, worker.at))
+        info = msgpack.packb(
+            (worker.name, worker.host, worker.pid, worker.colors, worker.tasks, worker.at, worker.processes)
+        )
         with self._store.write() as connection:
             if lifetime <= 0:
                 key = (self.namespace, worker.name)
@@ -165,7 +171,7 @@ class SqliteResults:
         now = time.time()
         if now < self._sweep_at:
             return
-        has_more = outcomes.expire(connection, now, self.keep)
+        has_more = outcomes.expire(connection, now, self.keep) | blobs.expire(connection, now)
         self._sweep_at = now + (_SWEEP_AGAIN if has_more else _SWEEP_EVERY)
         connection.execute(_OLD_MARKS, (now - self.keep,))
         connection.execute("DELETE FROM worker WHERE until < ?", (now,))
@@ -177,6 +183,32 @@ class SqliteResults:
                 self._bell = Bell(self._store.folder)
                 self._store.register(self._bell.path, (_OUTCOME,))
             return self._bell
+
+
+class SqliteListening:
+    """Rings when any job has ended, of whichever client; the file does not say which."""
+
+    def __init__(self, bell: Bell) -> None:
+        self._bell = bell
+        self._heard = bell.rings
+
+    def wait(self, timeout: float) -> Sequence[Span] | None:
+        """Wait for a ring; each may mean any job."""
+        since = self._heard
+        has_rung = self._bell.wait(since, timeout)
+        self._heard = self._bell.rings
+        return None if has_rung or self._heard > since + 1 else ()  # one more for this very wait
+
+    def wake(self) -> None:
+        """Ring."""
+        self._bell.ring()
+
+    def tells_of(self, key: Key) -> bool:  # noqa: ARG002 - whoever writes an end to the file rings
+        """Return True."""
+        return True
+
+    def close(self) -> None:
+        """Leave the bell to whoever else waits on it."""
 
 
 class SqliteSettlement:
@@ -236,5 +268,5 @@ def _is_waiting(connection: sqlite3.Connection, key: Key) -> bool:
 
 
 def _worker(values: list[Any]) -> WorkerInfo:
-    name, host, pid, colors, tasks, at = values
-    return WorkerInfo(name, host, pid, tuple(colors), tuple(tasks), at)
+    name, host, pid, colors, tasks, at, processes = values
+    return WorkerInfo(name, host, pid, tuple(colors), tuple(tasks), at, processes)

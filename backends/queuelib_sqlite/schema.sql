@@ -48,6 +48,28 @@ CREATE TABLE span (                         -- successes in a row, kept as one; 
     PRIMARY KEY (bundle, first)
 ) WITHOUT ROWID;
 
+CREATE TABLE blob (                         -- a piece of something that jobs share; since layout 3
+    id INTEGER PRIMARY KEY,                 -- a table of row ids: an index of it does not carry the data
+    namespace TEXT NOT NULL,
+    name BLOB NOT NULL,
+    until REAL NOT NULL,                    -- it stays so long unless it is used again; the sweep deletes it then
+    data BLOB NOT NULL
+);
+CREATE UNIQUE INDEX blob_name ON blob (namespace, name);
+CREATE INDEX blob_until ON blob (until);
+
+CREATE TABLE memo (                         -- the newest of a kind of a job that runs; since layout 4
+    id INTEGER PRIMARY KEY,                 -- a table of row ids, as that of blobs
+    namespace TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    bundle BLOB NOT NULL,
+    position INTEGER NOT NULL,
+    until REAL NOT NULL,
+    data BLOB NOT NULL
+);
+CREATE UNIQUE INDEX memo_job ON memo (namespace, kind, bundle, position);
+CREATE INDEX memo_until ON memo (until);
+
 CREATE TABLE cancel (                       -- marks, read by workers in the order of id
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     bundle BLOB NOT NULL,

@@ -19,8 +19,12 @@ from queuelib_sqlite.place import folder_of, prepare_file
 
 __all__ = ["Store"]
 
-LAYOUT = 2  # user_version of the files that this code writes
-_NEW_TABLES = frozenset({"span", "exchange", "queue", "binding"})  # all that layout 1 lacks
+LAYOUT = 4  # user_version of the files that this code writes
+_NEW = {  # tables and indexes by the layout that has them first
+    2: frozenset({"span", "exchange", "queue", "binding"}),
+    3: frozenset({"blob", "blob_name", "blob_until"}),
+    4: frozenset({"memo", "memo_job", "memo_until"}),
+}
 _BUSY_DEADLINE = 5.0
 _RESERVE_BYTES = 16 * 1024**2  # of the disk; the log in which SQLite writes first grows to about 8 MB
 _LOCKED_DEADLINE = 0.5  # a worker that is told to end has several things to write
@@ -86,9 +90,12 @@ class Store:
                     self._check_place()
                     yield connection
                     waiters = self._waiters(connection)
+                    if self._connection is not connection:
+                        msg = f"{self.path}: the process was forked amid a transaction, which is the parent's"
+                        raise BrokerUnavailable(msg)  # noqa: TRY301 - it is handled as any other
                     connection.execute("COMMIT")
                 except BaseException:
-                    if connection.in_transaction:
+                    if self._connection is connection and connection.in_transaction:
                         connection.execute("ROLLBACK")
                     raise
             self._ring(waiters)
@@ -281,8 +288,14 @@ def _missing(connection: sqlite3.Connection) -> list[str]:
         return []
     statements = _statements(files("queuelib_sqlite").joinpath("schema.sql").read_text(encoding="utf-8"))
     if found:
-        statements = [one for one in statements if one.split()[2] in _NEW_TABLES]
+        lacking = frozenset[str]().union(*(names for layout, names in _NEW.items() if layout > found))
+        statements = [one for one in statements if _made_by(one) in lacking]
     return [*statements, f"PRAGMA user_version = {LAYOUT}"]
+
+
+def _made_by(statement: str) -> str:
+    """Return the name of the table or index that a statement creates."""
+    return statement.removeprefix("CREATE ").removeprefix("UNIQUE ").split()[1]
 
 
 def _statements(schema: str) -> list[str]:

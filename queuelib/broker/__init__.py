@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import math
 import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from kombu.connection import Connection
 from kombu.transport import TRANSPORT_ALIASES
@@ -73,6 +76,17 @@ def open_lane(settings: TransportSettings, namespace: str, deadline: float, *, c
     return ConsumerLane(connection, settings, namespace, clock=clock)
 
 
+def preload(url: str, namespace: str) -> None:
+    """Import what a connection needs, and open none: for a process that will be forked."""
+    settings = settings_for(url, namespace)
+    if settings.alias is not None:
+        TRANSPORT_ALIASES.setdefault(*settings.alias)
+    Connection(settings.url, transport_options=dict(settings.options)).get_transport_cls()
+    importlib.import_module("kombu.serialization")  # as kombu's own first connection does
+    if not settings.capabilities.has_batch_verbs:
+        importlib.import_module("queuelib.broker.consumer")
+
+
 class Publisher:
     """The one publishing connection of a process: opened on first use, shared by its threads, reopened after a fork.
 
@@ -83,8 +97,9 @@ class Publisher:
     def __init__(self, settings: TransportSettings, namespace: str) -> None:
         self._settings = settings
         self._namespace = namespace
-        self._lane: Lane | None = None
+        self._queue_lock = threading.Lock()  # held for a moment only, and for what is here; renewed in a forked child
         self._start()
+        _publishers.add(self)
 
     def publish(self, frames: Sequence[Outgoing], deadline: float) -> None:
         """Return when the broker has accepted every frame.
@@ -93,28 +108,22 @@ class Publisher:
             BrokerUnavailable: It did not answer within `deadline` seconds; nothing but `error.accepted` was accepted.
             SubmitUnknown: The confirmation of `error.frames` was lost, or the thread was interrupted that sent them.
         """
-        if self._pid != os.getpid():
-            self._start()
         order = _Order(frames, time.monotonic() + deadline)
-        is_ours = False
         try:
-            with self._queue_lock:
-                self._queue.append(order)
-            is_ours = self._lock.acquire(timeout=deadline)
-            if not is_ours:
-                if self._withdraw(order):
-                    msg = f"{mask(self._settings.url)}: other threads kept the connection busy for {deadline:g} s"
-                    raise BrokerUnavailable(msg)  # noqa: TRY301 - withdrawing twice does no harm
-                while not (order.is_done or is_ours):  # somebody is sending our frames, within our deadline
-                    is_ours = self._lock.acquire(timeout=_LOOK)
-            if is_ours:
+            if not self._await_turn(order):
+                msg = f"{mask(self._settings.url)}: other threads kept the connection busy for {deadline:g} s"
+                raise BrokerUnavailable(msg)  # noqa: TRY301 - withdrawing twice does no harm
+            if self._owner is order:
                 self._send_queued()
         except BaseException:  # interrupted: nobody waits for it any more
             self._withdraw(order)
             raise
         finally:
-            if is_ours:
-                self._lock.release()
+            try:
+                self._let_go(order)
+            except BaseException:  # interrupted here, of all places
+                self._let_go(order)
+                raise
         if not order.is_done:
             self._doubt(order, order.frames)
         if order.error is not None:
@@ -122,19 +131,67 @@ class Publisher:
 
     def close(self) -> None:
         """Close the connection; the next publish opens another."""
-        if self._pid != os.getpid():
-            self._start()
-        with self._lock:
+        order = _Order((), math.inf)
+        try:
+            while self._owner is not order:  # another thread may send it: it has no frames
+                order.is_done = False
+                self._await_turn(order)
             self._discard()
+        finally:
+            try:
+                self._withdraw(order)
+            finally:
+                self._let_go(order)
 
     def _start(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._queue_lock = threading.Lock()
         self._queue: list[_Order] = []
-        self._lane = None  # one inherited through a fork is the parent's: forgotten, not closed
+        self._owner: _Order | None = None  # whose thread has the connection; one of the queue, if anything is in it
+        self._waiting: list[_Order] = []
+        self._lane: Lane | None = None  # one inherited through a fork is the parent's: forgotten, not closed
         self._under_way: Sequence[Outgoing] = ()  # what may have been sent, by whoever is interrupted now
         self._used = 0.0
+        self._pid = os.getpid()
+
+    def _await_turn(self, order: _Order) -> bool:
+        """Return whether an order has the connection, or was sent by who had it, within its deadline.
+
+        A thread may be interrupted at any place here, and between any two steps: who has the connection is written where
+        `_let_go` can see it, and is not known only to the one that was about to note it.
+        """
+        with self._queue_lock:
+            if self._pid != os.getpid():
+                self._start()
+            self._queue.append(order)
+            if self._is_turn_of(order):
+                return True
+            if order not in self._waiting:
+                order.turn = threading.Event()
+                self._waiting.append(order)
+        while True:
+            order.turn.clear()
+            with self._queue_lock:
+                if self._is_turn_of(order) or order.is_done:
+                    return True
+            left = order.end - time.monotonic()
+            # Once somebody has begun to send our frames, it is for them to end within our deadline.
+            if left <= 0 and self._withdraw(order):
+                return False
+            order.turn.wait(min(left, _LOOK) if left > 0 else _LOOK)
+
+    def _is_turn_of(self, order: _Order) -> bool:
+        if self._owner is None:
+            self._owner = order
+        return self._owner is order
+
+    def _let_go(self, order: _Order) -> None:
+        """Leave the connection to the next order, if this one had it, and have all look around; twice does no harm."""
+        with self._queue_lock:
+            if order in self._waiting:
+                self._waiting.remove(order)
+            if self._owner is order:
+                self._owner = self._queue[0] if self._queue else None
+            for other in self._waiting:
+                other.turn.set()
 
     def _withdraw(self, order: _Order) -> bool:
         """Take an order back; return whether nobody had begun with it."""
@@ -249,13 +306,24 @@ class Publisher:
 _IDLE = 10.0  # seconds after which a connection may have died unnoticed: firewalls drop idle ones
 
 
-_LOOK = 0.01  # seconds between two looks at an order that another thread sends beyond our deadline
+_LOOK = 1.0  # seconds between two looks at whether it is our turn, should nobody say so
+_publishers: WeakSet[Publisher] = WeakSet()
+
+
+def _renew_locks() -> None:
+    for publisher in _publishers:
+        publisher._queue_lock = threading.Lock()  # noqa: SLF001 - a thread of the parent's may hold it, which is not here
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 class _Order:
     """What one thread wants to be published, until when, and what became of it."""
 
-    __slots__ = ("accepted", "end", "error", "frames", "is_done")
+    __slots__ = ("accepted", "end", "error", "frames", "is_done", "turn")
+
+    turn: threading.Event  # set when there is something to see; only of those that have to wait
 
     def __init__(self, frames: Sequence[Outgoing], end: float) -> None:
         self.frames = frames

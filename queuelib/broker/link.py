@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 
 from queuelib.broker.confirms import ConfirmedChannel
 from queuelib.broker.incoming import Incoming
-from queuelib.errors import BrokerUnavailable, QueuelibError, QueueRefused
+from queuelib.errors import BrokerUnavailable, CancelledError, QueuelibError, QueueRefused, SoftTimeLimit
 from queuelib.settings import SUBMIT_DEADLINE, mask
 
 if TYPE_CHECKING:
@@ -69,6 +69,9 @@ class Link:
         try:
             self.limit(deadline)
             yield
+        except (SoftTimeLimit, CancelledError):  # a handler is interrupted that submits: see below
+            self.is_dead = True
+            raise
         except QueuelibError:
             raise
         except self._errors as error:
@@ -147,6 +150,8 @@ class Link:
                 wait = 0
                 found = True
                 self.connection.drain_events(timeout=_MID_FRAME)
+        except SoftTimeLimit:
+            raise  # which is a TimeoutError, too
         except TimeoutError:
             pass  # a heartbeat, or the rest of a frame is on its way: it is kept
         finally:
@@ -254,6 +259,8 @@ class Link:
             while True:
                 self.connection.drain_events(timeout=min(timeout, _POLL_VIRTUAL) if not found else 0)
                 found = True
+        except SoftTimeLimit:
+            raise  # as above
         except TimeoutError:
             return found
 

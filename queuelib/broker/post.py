@@ -18,6 +18,7 @@ __all__ = ["Orders", "Post"]
 
 Orders = Sequence[tuple[ConfirmedChannel, Sequence[Parcel]]]
 
+_PAUSES = (0.0, 0.1, 0.4)  # seconds before what was refused is sent again
 _DRAIN_EVERY = 256  # frames published between two looks at the server's answers: neither side's buffer may fill up
 
 
@@ -31,7 +32,8 @@ class Post:
     def send(self, orders: Orders, deadline: float) -> None:
         """Write parcels on their channels, and wait until all are confirmed.
 
-        What the server returns or refuses is sent once more after its queue was declared. Then each parcel has a yes,
+        What the server returns or refuses is sent again after its queue was declared, and some moments later: a queue
+        that was born just now, and declared by several at once, may refuse what comes first. Then each parcel has a yes,
         a no, or no answer, and an error says which: nothing is sent again that has a yes, or may have one.
 
         Raises:
@@ -42,18 +44,23 @@ class Post:
         end = self._clock.monotonic() + deadline
         sent: list[Parcel] = []
         sent_again: list[Parcel] = []
-        refused: list[tuple[ConfirmedChannel, list[Parcel]]] = []
+        refused: Orders = []
         try:
             with self._link.guarded(deadline):
                 self._link.drain()  # a connection that has died is better noticed before anything is sent
                 self._write(orders, sent, end)
                 self._await_answers(orders, end)
-                refused = [(channel, again) for channel, _ in orders if (again := channel.take_refused())]
-                if refused:
+                refused = _take_refused(orders)
+                for pause in _PAUSES:
+                    if not refused or end - self._clock.monotonic() <= pause:
+                        break
+                    sent_again.clear()
+                    self._rest(pause)
                     self._link.limit(end - self._clock.monotonic())
                     self._declare_for(parcel for _, again in refused for parcel in again)
                     self._write(refused, sent_again, end)
                     self._await_answers(refused, end)
+                    refused = _take_refused(orders)
         except BrokerUnavailable as error:
             everything = [parcel for _, parcels in orders for parcel in parcels]
             returned = [parcel for _, parcels in refused for parcel in parcels]
@@ -61,7 +68,8 @@ class Post:
             verdict = self._verdict(error, orders, everything, unsent)
             if verdict is not None:
                 raise verdict from error.__cause__
-        left = [parcel for channel, _ in refused for parcel in channel.take_refused()]
+            return
+        left = [parcel for _, parcels in refused for parcel in parcels]
         if left:
             accepted = _bundles(parcel for _, parcels in orders for parcel in parcels if parcel not in left)
             msg = f"{self._link.place} refused {len(left)} frames for {left[0].queue}: is it full, or a node down?"
@@ -80,6 +88,12 @@ class Post:
     def _await_answers(self, orders: Orders, end: float) -> None:
         while any(channel.unconfirmed for channel, _ in orders):
             self._link.drain(min(self._check(end), 1.0))
+
+    def _rest(self, seconds: float) -> None:
+        """Let time pass, while the connection is served."""
+        end = self._clock.monotonic() + seconds
+        while (left := end - self._clock.monotonic()) > 0:
+            self._link.drain(left)
 
     def _check(self, end: float) -> float:
         """Return the seconds that are left."""
@@ -112,6 +126,10 @@ class Post:
         doubtful = [parcel.owner for parcel in everything if id(parcel) in pending and parcel.owner is not None]
         msg = f"{error}; {len(doubtful)} frames were sent or on their way and may have been accepted"
         return SubmitUnknown(msg, frames=doubtful, accepted=accepted)
+
+
+def _take_refused(orders: Orders) -> Orders:
+    return [(channel, refused) for channel, _ in orders if (refused := channel.take_refused())]
 
 
 def _bundles(parcels: Iterable[Parcel]) -> list[str]:

@@ -45,15 +45,21 @@ class Formatter(logging.Formatter):
 _MOST_LOGGED = 64 * 1024  # characters of one entry: a traceback of the user's own modules
 
 
+_ASYNC = "Run so many jobs of `async def` tasks at a time, in one more process; default: like all others."
+
+
 @click.command()
-@click.argument("targets", nargs=-1, required=True, metavar="MODULE[:NAME] | FILE.py[:NAME]")
+@click.argument("targets", nargs=-1, metavar="MODULE[:NAME] | FILE.py[:NAME]")
 @click.option("--colors", default="", metavar="RED,GREEN", help="Serve these colors only.")
 @click.option("--processes", "-p", type=int, help="Children that run handlers; default: the CPUs it may use.")
+@click.option("--threads", type=int, default=1, metavar="N", help="Jobs that each of them runs at a time; default: 1.")
+@click.option("--async", "asynchronous", type=int, default=0, metavar="N", help=_ASYNC)
 @click.option("--name", default="", help="Name of the worker; default: host and a random part.")
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 @click.option("--max-jobs", type=click.IntRange(1), metavar="N", help="Replace a child after N jobs.")
 @click.option("--max-memory", type=size, help="Replace a child that has more resident memory after a job, e.g. 2G.")
 @click.option("--isolate", is_flag=True, help="Run each job in a process of its own.")
+@click.option("--allow-pickle", is_flag=True, help="Run pickled functions: code of whoever writes to the broker.")
 @click.option("--grace", type=duration, help="Interrupt what still runs this long after the first signal, e.g. 30s.")
 @click.option(
     "--unknown-for", type=duration, default=3600.0, show_default="1h", help="Set an unknown task aside after this time."
@@ -64,11 +70,14 @@ def worker(
     *,
     colors: str,
     processes: int | None,
+    threads: int,
+    asynchronous: int,
     name: str,
     burst: bool,
     max_jobs: int | None,
     max_memory: int | None,
     isolate: bool,
+    allow_pickle: bool,
     grace: float | None,
     unknown_for: float,
     quiet: bool,
@@ -79,9 +88,13 @@ def worker(
     queuelib worker tasks.py                     all colors, a child for each CPU
     queuelib worker lab.tasks:dispatcher -p 4    four children
     queuelib worker tasks.py --colors red,yellow only urgent work
+    queuelib worker --allow-pickle               functions that an Executor sends
 
     Ctrl-C or SIGTERM: take nothing more and finish what runs; once more: interrupt it and give it back, uncounted.
     """  # noqa: D301 - click reads the character \b, which a raw string has not
+    if not targets and not allow_pickle:
+        msg = "name a MODULE or FILE.py with a Dispatcher; only a worker that may run pickled functions needs none"
+        raise click.UsageError(msg)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, handlers=[handler])
@@ -93,6 +106,8 @@ def worker(
         targets=targets,
         colors=[color.strip() for color in colors.split(",") if color.strip()],
         processes=processes,
+        threads=threads,
+        asynchronous=asynchronous,
         name=name,
         burst=burst,
         max_jobs=max_jobs,
@@ -100,5 +115,6 @@ def worker(
         isolate=isolate,
         patience=unknown_for,
         grace=grace,
+        may_unpickle=allow_pickle,
     )
     sys.exit(daemon.run(wishes, daemon.Beside(**beside) if beside else None))

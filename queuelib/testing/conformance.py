@@ -35,6 +35,7 @@ from queuelib.outcome import (
 from queuelib.ports import (
     Delivery,
     Lane,
+    Listening,
     Outgoing,
     QuarantineItem,
     Redelivery,
@@ -42,6 +43,7 @@ from queuelib.ports import (
     ResultCapabilities,
     Settled,
     Settlement,
+    Teller,
     TransportCapabilities,
     WorkerInfo,
 )
@@ -444,6 +446,46 @@ class ResultConformance(_Core):
                 assert time.monotonic() - began < WITHIN
                 waiter.wait([wanted.key], WITHIN)
 
+    def test_a_listener_hears_of_ends(self, url: str, place: str) -> None:
+        """Whoever listens is told of its own jobs when another instance stores their outcomes, before it looks."""
+        with self.results(url, place) as client, self.results(url, place) as writer:
+            done, single = span(9), record(FAILED)
+            for one in (done, single):
+                client.accept([Outgoing("red", one.key.bundle, b"", None, one.count)])
+            reply = client.inbox()
+            with listening_to(client) as listening:
+                assert listening.tells_of(done.keys[4])
+                assert listening.tells_of(single.key)
+                threading.Timer(0.2, writer.store, ([done, single], reply)).start()
+                heard: set[Key] = set()
+                end = time.monotonic() + WITHIN
+                while not heard >= {*done.keys, single.key}:
+                    assert time.monotonic() < end
+                    spans = listening.wait(WITHIN)
+                    if spans is None and client.fetch([single.key]) == [single]:
+                        break  # it rings, and does not say for whom
+                    heard.update(Key(bundle, first + i) for bundle, first, count in spans or () for i in range(count))
+            assert client.fetch([done.keys[4], single.key]) == [done, single]
+
+    def test_a_listener_is_woken(self, url: str, place: str) -> None:
+        """Its wait ends when another thread says so, and so does the next one where none was under way."""
+        with self.results(url, place) as client:
+            key = record(SUCCEEDED).key
+            client.accept([Outgoing("red", key.bundle, b"")])
+            client.inbox()
+            with listening_to(client) as listening:
+                for delay in (0.2, 0.0):
+                    began = time.monotonic()
+                    if delay:
+                        threading.Timer(delay, listening.wake).start()
+                    else:
+                        listening.wake()
+                    heard = listening.wait(5 * WITHIN)
+                    assert heard is not None
+                    assert list(heard) == []
+                    assert time.monotonic() - began < WITHIN
+            listening.wake()
+
     def test_waiting_ends_with_the_time(self, url: str, place: str) -> None:
         """Waiting for what does not come ends after the time given."""
         with self.results(url, place) as results:
@@ -637,7 +679,7 @@ class ResultConformance(_Core):
     def test_workers_live_until_they_leave(self, url: str, place: str) -> None:
         """An announced worker is listed until its lifetime ends or it says that it leaves."""
         with self.results(url, place) as worker, self.results(url, place) as client:
-            info = WorkerInfo("w1", "host", 7, ("red",), ("task",), 12.5)
+            info = WorkerInfo("w1", "host", 7, ("red",), ("task",), 12.5, 3)
             worker.announce(info, 60.0)
             assert client.workers() == [info]
             worker.announce(info, 0.0)
@@ -817,6 +859,18 @@ def take(lane: Lane, room: dict[str, int], count: int) -> list[Delivery]:
     eventually(enough, within=WITHIN, what=f"{count} deliveries")
     assert len(taken) == count
     return taken
+
+
+@contextmanager
+def listening_to(results: ResultBackend) -> Generator[Listening]:
+    """Listen while the block lasts."""
+    listening = results.listen() if isinstance(results, Teller) else None
+    if listening is None:
+        pytest.skip("capability: it tells of ends only where it is asked for jobs")
+    try:
+        yield listening
+    finally:
+        listening.close()
 
 
 def record(state: str, *, attempt: int = 1, body: bytes = b"body") -> Record:

@@ -51,7 +51,7 @@ class Assigner:
         """
         share = min(share, MOST_HANDED - child.unreported)
         if self._plan.max_jobs is not None:
-            share = min(share, self._plan.max_jobs - child.done - child.unreported)
+            share = min(share, self._plan.max_jobs - sum(mate.done + mate.unreported for mate in child.mates))
         basket = _Basket(self._pace, child, share, is_watched=self._is_watched)
         while not basket.is_full:
             part = self._ready.pop(basket.want, has_alone=has_alone)

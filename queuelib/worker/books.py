@@ -11,7 +11,7 @@ from queuelib import faults
 from queuelib.clock import Clock
 from queuelib.errors import BrokerUnavailable, DecodeError, TooLarge
 from queuelib.outcome import SUCCEEDED, Outcome, Record
-from queuelib.ports import Delivery, Settled
+from queuelib.ports import Delivery, Settled, StillReading
 from queuelib.worker.children import Report, Successes
 from queuelib.worker.pace import QUICK, Pace
 from queuelib.worker.settle import Ledger, forget_accepted, write
@@ -138,8 +138,8 @@ class Books:
         if len(ours) < len(batch):
             self._settle_lost([entry for entry in batch if entry.delivery.is_lost])
         lane = self._link.lane
-        if not ours or lane is None:
-            self._unsettled += ours
+        if not ours or lane is None or not self._are_new(ours):
+            self._unsettled = ours + self._unsettled
             return False
         try:
             self._write(ours, lane)
@@ -162,6 +162,8 @@ class Books:
         self._unsettled += self._ledger.take_all()
         ours = [entry for entry in self._unsettled if not entry.delivery.is_lost]
         rest = list(self._remainders(holds))
+        if not self._are_new(ours):  # then they are done once more rather than not at all
+            ours = [entry for entry in ours if not entry.successors]
         if (ours or rest) and self._link.lane is not None:
             self._line.attempt(self._write, ours, self._link.lane, rest)
 
@@ -180,9 +182,20 @@ class Books:
                     continue
                 yield Settled(hold.delivery, successors=[remainder], is_complete=True, reply=hold.bundle.reply)
 
-    def _write(self, batch: list[Settled], lane: Lane, remainders: Sequence[Settled] = ()) -> None:
-        if self._is_in_doubt:
+    def _are_new(self, batch: list[Settled]) -> bool:
+        """Take from a batch what stands already, if it may; return False where nobody says whether it does."""
+        if not self._is_in_doubt:
+            return True
+        try:
             forget_accepted(batch, self._link.results)
+        except StillReading:
+            return False
+        except BrokerUnavailable as error:
+            self._line.lose(error, spares_lane=True)
+            return False
+        return True
+
+    def _write(self, batch: list[Settled], lane: Lane, remainders: Sequence[Settled] = ()) -> None:
         self._is_in_doubt = True
         if faults.ACTIVE:
             faults.point("before_settle")

@@ -13,29 +13,39 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from queuelib import faults
 from queuelib.bundle import QUICK
-from queuelib.context import Running, running
+from queuelib.context import Context, lending, running
 from queuelib.ids import Key
-from queuelib.outcome import Again, Failed, NotRun, Outcome, Quarantined
-from queuelib.settings import LONGEST_DELAY
+from queuelib.outcome import CANCELLED, Again, Failed, Inherited, NotRun, Outcome, Quarantined, Released
+from queuelib.settings import LARGE_BYTES, LONGEST_DELAY
+from queuelib.worker.desk import Desk
 from queuelib.worker.frames import FrameReader, pack_frame, send_frame
+from queuelib.worker.lending import Lender
 from queuelib.worker.shared import EPOCH, NUMBER, STARTED, UNTIL, Slot, outbox
 
 if TYPE_CHECKING:
     from queuelib.task import Definition
     from queuelib.worker.execute import Executor
 
-__all__ = ["DROP", "HELLO", "JOBS", "STOP", "Lot", "outcome_from", "serve"]
+__all__ = ["DROP", "HELLO", "JOBS", "STOP", "Lane", "Lot", "outcome_from", "serve", "steps"]
 
 JOBS, DROP, STOP = 0, 1, 2  # kinds of frames to a child
-_DONE, _AGAIN, _FAILED, _QUARANTINED = range(4)
+_DONE, _AGAIN, _FAILED, _QUARANTINED, _STOPPED = range(5)
 HELLO = "hello"  # its first frame back, with its pid
 _LOOK_AGAIN = 20  # milliseconds between two looks for a renewed claim
 _RING_EVERY = 0.020  # seconds; one who has more to run says at most so often that there is something to read
+
+
+class Lane(NamedTuple):
+    """What a child has of its own; the fields are those of `steps`."""
+
+    sock: socket.socket
+    fds: tuple[int, int]
+    slot: Slot
 
 
 class Lot:
@@ -53,25 +63,31 @@ class Lot:
         definition: The task, once the executor has looked it up.
         function: The handler, once the executor has found it.
         position: The job that runs, or ran last.
+        draws: Seed of the call and place of the bundle's first job in it, or None.
+        shift: What the position of a job lacks to its number, of those that run now.
+        context: What the handler of a job knows of it, with its position, if it has asked.
     """
 
     __slots__ = (
-        "_is_lost",
+        "_desk",
         "attempt",
         "bundle",
         "calls",
         "column",
+        "context",
         "definition",
+        "draws",
         "function",
         "indexes",
         "position",
         "schema",
+        "shift",
         "task",
         "timeout",
         "worker",
     )  # fmt: skip
 
-    def __init__(self, fields: Sequence[Any], worker: str, is_lost: Callable[[], bool] = bool) -> None:
+    def __init__(self, fields: Sequence[Any], worker: str, desk: Desk | None = None) -> None:
         self.task: str
         self.schema: bytes
         self.timeout: float | None
@@ -79,19 +95,34 @@ class Lot:
         self.indexes: list[int] | None
         self.attempt: int
         self.column: bytes | list[bytes]
-        self.task, self.schema, self.timeout, self.bundle, self.indexes, self.attempt, self.column = fields
+        self.draws: Sequence[int] | None
+        self.task, self.schema, self.timeout, self.bundle, self.indexes, self.attempt, self.column, self.draws = fields
         self.worker = worker
-        self._is_lost = is_lost
+        self._desk = desk
+        self.shift = 0
+        self.context: tuple[int, Context] | None = None
         self.calls: list[Any] | None = None
         self.definition: Definition | None = None
         self.function: Callable[..., Any] | None = None
         self.position = 0
 
-    def running(self) -> Running:
-        """Return what a handler can know about the job that runs."""
-        index = self.position if self.indexes is None else self.indexes[self.position]
-        bundle = self.bundle if isinstance(self.bundle, bytes) else self.bundle[self.position]
-        return Running(Key(bundle, index), self.task, self.attempt, self.worker, self._is_lost)
+    def running(self) -> Context:
+        """Return what a handler can know about the job that runs, the same object for all who ask."""
+        at, asked = self.position, self.context
+        if asked is not None and asked[0] == at:  # else a thread has asked that an earlier job has left behind
+            return asked[1]
+        index = at if self.indexes is None else self.indexes[at]
+        bundle = self.bundle if isinstance(self.bundle, bytes) else self.bundle[at]
+        draws = None if self.draws is None else (self.draws[0], self.draws[1] + index)
+        context = Context(Key(bundle, index), self.task, self.attempt, self.worker, draws, self._desk, self.shift + at)
+        self.context = at, context
+        return context
+
+    def leave(self) -> None:
+        """Note that the job whose context was asked for has ended."""
+        self.context = None
+        if self._desk is not None:
+            self._desk.leave(self.shift + self.position)
 
 
 class _Run:
@@ -106,10 +137,16 @@ class _Run:
         self.shift = number - at
 
 
-def serve(  # noqa: C901 - the whole loop in one place
-    sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Executor, worker: str
-) -> None:
-    """Run jobs until told to stop, or until the supervisor is gone.
+def serve(sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Executor, worker: str) -> None:
+    """Run jobs until told to stop, or until the supervisor is gone; the arguments are those of `steps`."""
+    lending.set(Lender(slot, fds[1]).lend)
+    for _ in steps(sock, fds, slot, executor, worker):
+        if not _wait_for_token(fds[0], sock):
+            return
+
+
+def steps(sock: socket.socket, fds: tuple[int, int], slot: Slot, executor: Executor, worker: str) -> Generator[None]:
+    """Run all jobs that may start, each time until there is none; end when told to stop.
 
     Args:
         sock: Jobs come in here, and outcomes that the ring is not for go out.
@@ -117,12 +154,17 @@ def serve(  # noqa: C901 - the whole loop in one place
         slot: The memory shared with the supervisor.
         executor: Runs the jobs.
         worker: Name of the worker.
+
+    Yields:
+        When there is nothing to start: the caller may wait for a token.
     """
     tokens, bell = fds
-    inbox = _Inbox(FrameReader(sock), slot, worker)
+    write = _send_in_halves if faults.ACTIVE else send_frame  # once, so that the loop pays nothing
+    desk = Desk(sock, slot, executor.read_state, write=write, may_wait=executor.may_wait)
+    executor.desk = desk
+    inbox = _Inbox(FrameReader(sock), slot, worker, desk)
     send_frame(sock, (HELLO, os.getpid()))
-    clock, take_token, put = time.monotonic, os.eventfd_read, outbox(slot)
-    send = _send_in_halves if faults.ACTIVE else send_frame  # once, so that the loop pays nothing
+    clock, take_token, put, send = time.monotonic, os.eventfd_read, outbox(slot), desk.send
     words, times = slot.words, slot.times
     run: _Run | None = None
     outcomes: Iterator[Outcome] = iter(())
@@ -136,8 +178,7 @@ def serve(  # noqa: C901 - the whole loop in one place
             if has_news:
                 os.eventfd_write(bell, 1)
                 has_news = False
-            if not _wait_for_token(tokens, sock):
-                return
+            yield
             ended = clock()
             continue
         if run is None or run.at == run.end or words[EPOCH] != inbox.epoch:
@@ -157,7 +198,7 @@ def serve(  # noqa: C901 - the whole loop in one place
         seconds = ended - started
         # The outcome leaves before the next token is taken, so at most one job was started and not reported.
         if not (seconds < QUICK and type(outcome) is bytes and put(outcome, seconds)):
-            send(sock, (number, seconds, *_as_fields(outcome)))
+            send((number, seconds, *_as_fields(outcome, executor)))
         words[NUMBER] = 0
         has_news = ended - rang_at < _RING_EVERY
         if not has_news:
@@ -190,17 +231,19 @@ def _send_in_halves(sock: socket.socket, value: Any) -> None:
     sock.sendall(frame[len(frame) // 2 :])
 
 
-def _as_fields(outcome: Outcome) -> tuple[Any, ...]:
+def _as_fields(outcome: Outcome, executor: Executor) -> tuple[Any, ...]:
     match outcome:
         case bytes():
-            return (_DONE, outcome)
+            return (_DONE, outcome if len(outcome) <= LARGE_BYTES else executor.moved(outcome))
         case Again(delay, body):
             return (_AGAIN, delay, body)
         case Failed(body):
             return (_FAILED, body)
         case Quarantined(reason):
             return (_QUARANTINED, reason)
-        case NotRun():
+        case NotRun(state) if state == CANCELLED:
+            return (_STOPPED,)
+        case NotRun() | Released() | Inherited():
             msg = "a child only reports what it ran"
             raise AssertionError(msg)
 
@@ -222,6 +265,8 @@ def outcome_from(fields: list[Any]) -> Outcome:
             return Failed(body)
         case [3, str(reason)]:
             return Quarantined(reason)
+        case [4]:
+            return NotRun(CANCELLED)
         case _:
             msg = f"not a report of a child: {reprlib.repr(fields)}"
             raise ValueError(msg)
@@ -251,10 +296,11 @@ def _wait_for_claim(slot: Slot, sock: socket.socket) -> bool:
 class _Inbox:
     """What was handed over and not started yet."""
 
-    def __init__(self, reader: FrameReader, slot: Slot, worker: str) -> None:
+    def __init__(self, reader: FrameReader, slot: Slot, worker: str, desk: Desk) -> None:
         self._reader = reader
         self._slot = slot
         self._worker = worker
+        self._desk = desk
         self.epoch = 0  # how many recalls were read
         self._runs: deque[_Run] = deque()
         self._is_over = False
@@ -273,6 +319,7 @@ class _Inbox:
             else:
                 break
         run = runs[0]
+        run.lot.shift = run.shift
         if run.lot is not self._lot:
             self._lot = run.lot
             running.set(run.lot.running)
@@ -285,7 +332,7 @@ class _Inbox:
             self._stop()
             return
         if kind == JOBS:
-            lots = [Lot(fields, self._worker, self._slot.has_lost) for fields in value[0]]
+            lots = [Lot(fields, self._worker, self._desk) for fields in value[0]]
             self._runs.extend(_Run(number, lots[which], at, end) for number, which, at, end in value[1])
         elif kind == DROP:
             first, self.epoch = value

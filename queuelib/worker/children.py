@@ -11,19 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from queuelib.codec import is_list_of_one, joined_list, split_list
+from queuelib.codec import encoded_list, is_list_of_one, joined_list, split_list
 from queuelib.errors import DecodeError
 from queuelib.outcome import Outcome
 from queuelib.settings import MAX_MESSAGE_BYTES
 from queuelib.worker import process
 from queuelib.worker.child import DROP, JOBS, STOP, outcome_from
+from queuelib.worker.desk import PROGRESS, STATE
 from queuelib.worker.frames import FrameReader, pack_frame
-from queuelib.worker.shared import Batch, Damaged, Ring, Slot
+from queuelib.worker.shared import REFUSED, SAVED, Batch, Damaged, Ring, Slot
 
 if TYPE_CHECKING:
+    from queuelib.message import Bundle
     from queuelib.worker.lease import Hold, Part
 
-__all__ = ["Child", "Report", "Successes"]
+__all__ = ["Child", "Report", "Successes", "Told"]
 
 
 class Successes(NamedTuple):
@@ -62,6 +64,28 @@ class Report(NamedTuple):
     elapsed: float
 
 
+class Told(NamedTuple):
+    """What the handler of a job told or saved.
+
+    Attributes:
+        child: Its child.
+        hold: Its delivery.
+        at: Its position there.
+        kind: Which it is.
+        data: Its content.
+        is_urgent: Whether the handler waits until it is stored.
+        saves: How many states that child has handed over by now.
+    """
+
+    child: Child
+    hold: Hold
+    at: int
+    kind: str
+    data: bytes
+    is_urgent: bool
+    saves: int
+
+
 @dataclass(eq=False)
 class Child:
     """One child, and the jobs it was handed and has not reported.
@@ -75,8 +99,12 @@ class Child:
         ahead: Seconds of work that they were expected to be.
         bytes_ahead: What its socket's buffer may hold, in bytes: it may not have read what was sent, nor what was recalled.
         done: How many it has run.
+        is_lending: Whether its job waits for others, and another child does what this one would.
+        mates: It and all others in its process, each a lane of it; they die together.
+        spare_since: When it came to be one more than are needed, on the monotonic clock; 0 where it is not.
         doomed: Number of the job for which we killed it; 0 for none.
         death_note: Why we killed it; empty if it died by itself.
+        told: What its handlers told and saved, and nobody has taken yet.
     """
 
     sock: socket.socket
@@ -90,13 +118,20 @@ class Child:
     bytes_ahead: int = 0
     done: int = 0
     is_retiring: bool = False
+    is_lending: bool = False
+    mates: list[Child] = field(default_factory=list["Child"])
+    spare_since: float = 0.0
     doomed: int = 0
     death_note: str = ""
+    told: list[Told] = field(default_factory=list["Told"])
+    _saves: int = 0
+    _is_closed: bool = False
     _next: int = 1
     _epoch: int = 0
     _doubts: int = 0
 
     def __post_init__(self) -> None:
+        self.mates.append(self)
         self._reader = FrameReader(self.sock, most=_MOST_REPORTED, is_flat=True)
         self._ring = Ring(self.slot)
         self._others: deque[list[Any]] = deque()  # outcomes that came through the socket
@@ -224,6 +259,11 @@ class Child:
             match value:
                 case [str(), int()]:
                     pass  # HELLO of a thread
+                case [str() as kind, int() as number, bytes() as data, bool() as is_urgent] if kind in {
+                    PROGRESS,
+                    STATE,
+                }:
+                    self._note(number, kind, data, is_urgent=is_urgent)
                 case [int() as number, float() as seconds, *_] if 0.0 <= seconds < math.inf:
                     if number <= self._heard:
                         msg = f"child {self.pid} reported a job that it does not run"
@@ -234,6 +274,40 @@ class Child:
                     msg = f"not a report of a child: {reprlib.repr(value)}"
                     raise ValueError(msg)
         return is_closed
+
+    def _note(self, number: int, kind: str, data: bytes, *, is_urgent: bool) -> None:
+        """Keep what the handler of a job told; what comes after its outcome is forgotten.
+
+        Raises:
+            ValueError: It was not handed that job.
+        """
+        if not 0 < number < self._next:
+            msg = f"child {self.pid} told something of a job that it does not run"
+            raise ValueError(msg)
+        self._saves += kind == STATE
+        for part in self.handed:
+            if part.number <= number < part.number + part.count:
+                at = part.at + number - part.number
+                self.told.append(Told(self, part.hold, at, kind, data, is_urgent, self._saves))
+                return
+
+    def take_told(self) -> list[Told]:
+        """Return what its handlers told since the last call."""
+        told, self.told = self.told, []
+        return told
+
+    def answer(self, saves: int, *, is_stored: bool) -> None:
+        """Tell its handlers that so many states are stored, or that the last of them was dropped."""
+        if not self._is_closed:
+            words = self.slot.words
+            words[REFUSED] = words[REFUSED] if is_stored else max(saves, words[REFUSED])
+            words[SAVED] = max(saves, words[SAVED])
+
+    def stop_job(self, number: int) -> None:
+        """Interrupt the handler of a job, where that is possible, and have it see that it is to stop."""
+        self.slot.cancel(number)
+        if self.pid:
+            process.stop_job(self.pid)
 
     def stop(self) -> None:
         """Have it end once it has run what it was handed."""
@@ -262,15 +336,26 @@ class Child:
             return None
         return self.handed[0].hold, self.handed[0].at, number, started
 
+    def waits_since(self) -> float | None:
+        """Return since when the job that it runs waits for others; None if it does not."""
+        since = self.slot.waits
+        if not since:
+            return None
+        running = self.running()
+        return since if running is not None and since >= running[3] else None
+
     def kill(self, why: str) -> None:
-        """Kill it and what it started, at once."""
-        self.death_note = self.death_note or why
+        """Kill it and what it started, at once; with all lanes of its process."""
+        for mate in self.mates:
+            mate.death_note = mate.death_note or why
+            mate.doomed = mate.doomed or (_NOT_MEANT if self.doomed and mate is not self else 0)
         if self.pid:
             process.kill_group(self.pid)
 
     def interrupt(self, why: str) -> None:
-        """Have it raise `Shutdown` wherever it is."""
-        self.death_note = self.death_note or why
+        """Have it raise `Shutdown` wherever it is; with all lanes of its process."""
+        for mate in self.mates:
+            mate.death_note = mate.death_note or why
         if self.pid:
             process.interrupt(self.pid)
 
@@ -284,6 +369,7 @@ class Child:
 
     def close(self) -> None:
         """Release the descriptors and the memory."""
+        self._is_closed = True
         self.sock.close()
         os.close(self.tokens)
         if self.pidfd >= 0:
@@ -345,6 +431,7 @@ class Child:
 
 
 _MOST_REPORTED = MAX_MESSAGE_BYTES + 64 * 1024  # bytes: a result at its largest, and what stands around it
+_NOT_MEANT = 2**64  # the number of no job
 _MOST_DOUBTS = 2  # looks, some milliseconds apart
 _FRAME_COST = 1024  # bytes that the kernel counts for a small write besides its data; 278 of 1 byte fill 208 KiB
 
@@ -367,7 +454,7 @@ class _Lots:
         """Add some jobs of a delivery, of which the first has this number."""
         bundle = hold.bundle
         indexes = bundle.indexes
-        if len(indexes) == 1 and is_list_of_one(bundle.column):
+        if len(indexes) == 1 and bundle.seed is None and is_list_of_one(bundle.column):
             common = (bundle.task, bundle.schema, bundle.limits.timeout, bundle.attempt)
             if common == self._common:
                 lot = self.lots[-1]
@@ -378,15 +465,35 @@ class _Lots:
                 return
             self._common = common
             self.runs.append([number, len(self.lots), 0, 1])
-            self.lots.append([*common[:3], [bundle.id], [indexes[0]], bundle.attempt, [bundle.column]])
+            self.lots.append([*common[:3], [bundle.id], [indexes[0]], bundle.attempt, [bundle.column], None])
             return
         self._common = None
+        if hold.starts and self._add_apart(hold, at, end, number):
+            return
         place = self._places.get(hold)
         if place is None:
             place = self._places[hold] = len(self.lots)
             some = None if type(indexes) is range else indexes
-            limits = bundle.limits
-            self.lots.append(
-                [bundle.task, bundle.schema, limits.timeout, bundle.id, some, bundle.attempt, bundle.column]
-            )
+            self.lots.append(_fields(bundle, some, bundle.column))
         self.runs.append([number, place, at, end])
+
+    def _add_apart(self, hold: Hold, at: int, end: int, number: int) -> bool:
+        """Add jobs in lots of their own; return False where they cannot be told apart.
+
+        A child reads all arguments of a lot at once. Where somebody died over a bundle, that may have been the reading of
+        any of its jobs, and not the job that was started: apart, each is read when it starts itself.
+        """
+        bundle = hold.bundle
+        try:
+            rows = split_list(bundle.column, len(bundle.indexes))
+        except DecodeError:
+            return False
+        for place in range(at, end):
+            self.runs.append([number + place - at, len(self.lots), 0, 1])
+            self.lots.append(_fields(bundle, [bundle.indexes[place]], encoded_list([rows[place]])))
+        return True
+
+
+def _fields(bundle: Bundle, indexes: Sequence[int] | None, column: bytes) -> list[Any]:
+    draws = None if bundle.seed is None else (bundle.seed, bundle.first)
+    return [bundle.task, bundle.schema, bundle.limits.timeout, bundle.id, indexes, bundle.attempt, column, draws]

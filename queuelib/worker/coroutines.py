@@ -11,32 +11,86 @@ from contextvars import copy_context
 from types import FrameType
 from typing import Any, TypeVar
 
-from queuelib.errors import Shutdown, SoftTimeLimit
+from queuelib.errors import CancelledError, Shutdown, SoftTimeLimit
 
-__all__ = ["Coroutines"]
+__all__ = ["Coroutines", "Interruption", "Steps"]
 
 R = TypeVar("R")
-Interruption = SoftTimeLimit | Shutdown
+Interruption = SoftTimeLimit | Shutdown | CancelledError
 
 
 class _SoftTimeLimitAtAwait(SoftTimeLimit, asyncio.CancelledError):
     """What a handler sees: also a cancellation, so that whatever it waits with puts its own things in order."""
 
 
+class _CancelledAtAwait(CancelledError, asyncio.CancelledError):
+    """The same for a job that was asked to stop."""
+
+
 class _ShutdownAtAwait(Shutdown, asyncio.CancelledError):
     """The same for the end of its worker."""
 
 
-class Coroutines:
-    """Runs coroutines one after the other, in one event loop."""
+class Steps:
+    """Goes with a handler's coroutine from await to await, and raises there what interrupts it."""
 
     def __init__(self) -> None:
-        self._runner = asyncio.Runner()
-        self._loop = self._runner.get_loop()
         self._task: asyncio.Task[Any] | None = None  # the handler that runs
         self._pending: Interruption | None = None  # to be raised when it goes on
         self._is_cancelled = False  # so that it does
         self._raised: Interruption | None = None
+
+    def _wake(self) -> None:
+        if self._task is not None and self._pending is not None:
+            self._is_cancelled = True
+            self._task.cancel()
+
+    async def _result(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        """Return what the coroutine returns, or raise: what interrupted it also where that came out as a cancellation."""
+        try:
+            return await self._steps(coroutine)
+        except BaseException as error:
+            raised = self._raised
+            if raised is None or not _is_only(error, (asyncio.CancelledError, type(raised))):
+                raise
+            cause = error if isinstance(error, BaseExceptionGroup) else None
+            raise raised.with_traceback(error.__traceback__) from cause
+
+    @types.coroutine
+    def _steps(self, coroutine: Coroutine[Any, Any, R]) -> Generator[Any, Any, R]:
+        """Pass everything between the task and the coroutine, but an interruption for the cancellation that it needs."""
+        error: BaseException | None = None
+        while True:
+            try:
+                awaited = coroutine.send(None) if error is None else coroutine.throw(error)
+            except StopIteration as end:
+                result: R = end.value
+                return result
+            error = None
+            try:
+                yield awaited
+            except BaseException as thrown:  # noqa: BLE001 - whatever it is, it is the coroutine's
+                error = thrown
+            if self._pending is not None:
+                error = self._take_pending(self._pending)
+
+    def _take_pending(self, pending: Interruption) -> BaseException:
+        self._raised, self._pending = pending, None
+        if self._is_cancelled and self._task is not None:
+            self._is_cancelled = False
+            self._task.uncancel()  # nobody else is to think that it ends
+        if isinstance(pending, Shutdown):
+            return _ShutdownAtAwait(*pending.args)
+        return (_CancelledAtAwait if isinstance(pending, CancelledError) else _SoftTimeLimitAtAwait)(*pending.args)
+
+
+class Coroutines(Steps):
+    """Runs coroutines one after the other, in one event loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._runner = asyncio.Runner()
+        self._loop = self._runner.get_loop()
         self._dropped: list[AsyncGenerator[Any, Any]] = []  # suspended generators that nobody holds any more
         self._closing: set[asyncio.Task[None]] = set()  # what closes them
 
@@ -71,7 +125,7 @@ class Coroutines:
         if self._task is None:
             return False
         if self._task.done():  # what it left is being ended
-            return isinstance(error, SoftTimeLimit)
+            return not isinstance(error, Shutdown)
         if _is_in_handler(frame):
             self._raised = error
             return False
@@ -83,7 +137,7 @@ class Coroutines:
     def frames_above(error: BaseException) -> int:
         """Return how many frames of a traceback stand above those of a coroutine that was run here; 0 if none was."""
         for place, (frame, _) in enumerate(traceback.walk_tb(error.__traceback__), 1):
-            if frame.f_code is Coroutines._steps.__code__:
+            if frame.f_code is Steps._steps.__code__:  # noqa: SLF001 - our own
                 return place
         return 0
 
@@ -91,48 +145,11 @@ class Coroutines:
         """Close the loop."""
         self._runner.close()
 
-    def _wake(self) -> None:
-        if self._task is not None and self._pending is not None:
-            self._is_cancelled = True
-            self._task.cancel()
-
     async def _whole(self, coroutine: Coroutine[Any, Any, R]) -> R:
         sys.set_asyncgen_hooks(
             finalizer=self._drop
         )  # what the loop makes for it looks like any task, and would be cancelled
-        try:
-            return await self._steps(coroutine)
-        except BaseException as error:
-            raised = self._raised
-            if raised is None or not _is_only(error, (asyncio.CancelledError, type(raised))):
-                raise
-            cause = error if isinstance(error, BaseExceptionGroup) else None
-            raise raised.with_traceback(error.__traceback__) from cause
-
-    @types.coroutine
-    def _steps(self, coroutine: Coroutine[Any, Any, R]) -> Generator[Any, Any, R]:
-        """Pass everything between the task and the coroutine, but an interruption for the cancellation that it needs."""
-        error: BaseException | None = None
-        while True:
-            try:
-                awaited = coroutine.send(None) if error is None else coroutine.throw(error)
-            except StopIteration as end:
-                result: R = end.value
-                return result
-            error = None
-            try:
-                yield awaited
-            except BaseException as thrown:  # noqa: BLE001 - whatever it is, it is the coroutine's
-                error = thrown
-            if self._pending is not None:
-                error = self._take_pending(self._pending)
-
-    def _take_pending(self, pending: Interruption) -> BaseException:
-        self._raised, self._pending = pending, None
-        if self._is_cancelled and self._task is not None:
-            self._is_cancelled = False
-            self._task.uncancel()  # nobody else is to think that it ends
-        return (_ShutdownAtAwait if isinstance(pending, Shutdown) else _SoftTimeLimitAtAwait)(*pending.args)
+        return await self._result(coroutine)
 
     def _end_rest(self) -> None:
         self._close_dropped()
@@ -163,7 +180,7 @@ class Coroutines:
 
 def _is_in_handler(frame: FrameType | None) -> bool:
     """Whether a frame is code that the handler runs and not code of the event loop, which must not be left half-way."""
-    steps = Coroutines._steps.__code__  # noqa: SLF001 - our own
+    steps = Steps._steps.__code__  # noqa: SLF001 - our own
     if frame is None or frame.f_code is steps or frame.f_globals.get("__name__", "").partition(".")[0] == "asyncio":
         return False
     while frame is not None:

@@ -12,6 +12,7 @@ from queuelib.clock import Clock
 from queuelib.envelope import decode
 from queuelib.errors import BadSignature, CannotDecrypt, DecodeError, UnsupportedVersion
 from queuelib.ids import Key, job_id
+from queuelib.message import queue_of
 from queuelib.outcome import QUARANTINED, QUEUED, RUNNING, SCHEDULED, Record
 from queuelib.ports import Delivery, QuarantineItem, Settled
 from queuelib.recent import Recent
@@ -89,7 +90,7 @@ class Intake:
         bundles = ((delivery, self._bundle(delivery, taken)) for delivery in deliveries)
         holds = [Hold(delivery, bundle) for delivery, bundle in bundles if bundle is not None]
         for hold in holds:
-            if hold.bundle.task in self._once:
+            if hold.bundle.task in self._once and not hold.bundle.inputs:
                 hold.starts = dict.fromkeys(range(hold.left), 0)
         doubtful = [hold for hold in holds if hold.delivery.redelivered]
         if self._keys is not None and len(doubtful) < len(holds):
@@ -116,11 +117,11 @@ class Intake:
         except DecodeError as error:
             taken.settled.append(self._set_aside(delivery, f"undecodable: {error}"))
         else:
-            is_elsewhere = bundle.color != delivery.color
+            is_elsewhere = queue_of(bundle) != delivery.color
             if is_elsewhere and self._keys is not None:
                 reason = f"it was signed for the color {bundle.color!r} and came by {delivery.color}"
                 taken.settled.append(self._refuse(delivery, reason))
-            elif bundle.task not in self._tasks:
+            elif bundle.task not in self._tasks and not bundle.inputs:  # anybody can wait
                 self._postpone(taken, delivery, f"no worker knows the task {bundle.task!r}")
             elif is_elsewhere and bundle.color not in self._colors:
                 taken.settled.append(self._set_aside(delivery, f"it came by {delivery.color} and is {bundle.color!r}"))
@@ -151,7 +152,7 @@ class Intake:
         for (hold, position), record in zip(places, records, strict=True):
             if _is_over(record, hold.bundle.attempt):
                 hold.end(position, position + 1)
-            elif hold.delivery.redelivered:
+            elif hold.delivery.redelivered and not hold.bundle.inputs:
                 # Without a mark nobody knows whether it had started: it may have, once, unless every start is marked.
                 counted = record is not None and record.state in (RUNNING, QUEUED) and record.body
                 unmarked = 0 if hold.bundle.task in self._once else 1
@@ -200,4 +201,6 @@ def _waits(record: Record) -> bool:
 
 def _is_over(record: Record | None, attempt: int) -> bool:
     # A later attempt is only announced once its message was accepted: see settle.py.
-    return record is not None and (record.is_final or record.attempt > attempt)
+    if record is None or record.is_final or attempt:
+        return record is not None and (record.is_final or record.attempt > attempt)
+    return record.attempt > attempt and record.at > 0.0  # of what was never run a backend may say so by itself, too

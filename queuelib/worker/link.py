@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 from queuelib import broker, plugins
 from queuelib.clock import Clock
 from queuelib.errors import AccessRefused, BrokerUnavailable
-from queuelib.ports import LongReader, Redelivery
-from queuelib.sealed import SealedResults, SealedSettlement
+from queuelib.ports import Follower, LongReader, Redelivery
+from queuelib.sealed import SealedBlobs, SealedMemos, SealedResults, SealedSettlement
+from queuelib.signing import Secret
 
 if TYPE_CHECKING:
-    from queuelib.ports import Lane, ResultBackend, Settlement
+    from collections.abc import Sequence
+
+    from queuelib.ids import Key
+    from queuelib.ports import Blobs, Lane, Memos, ResultBackend, Settlement
     from queuelib.signing import Keyring
 
 __all__ = ["Link"]
@@ -54,6 +58,7 @@ class Link:
         self.results: ResultBackend = (
             self._stored if keys is None else SealedResults(self._stored, keys, shows_forged=False)
         )
+        self._results_url = Secret(results_url)
         self._backend = plugins.find_backend(broker_url)
         self._clock = clock
         self._failures = 0
@@ -85,6 +90,15 @@ class Link:
         """Whether the pause after the last failure is over."""
         return self._clock.monotonic() >= self._retry_at
 
+    def follow(self, keys: Sequence[Key]) -> None:
+        """Tell a result backend that has use for it what it will be asked for, ever again.
+
+        Raises:
+            BrokerUnavailable: It does not answer, or not yet.
+        """
+        if isinstance(self._stored, Follower):
+            self._stored.follow(keys)
+
     def connect(self) -> bool:
         """Make the connection if there is none and the pause is over; return whether there is a new one.
 
@@ -114,7 +128,7 @@ class Link:
         """
         if self.may_try:
             self._failures += 1
-            pause = random.uniform(0.0, min(self._longest_wait, 0.2 * 2.0**self._failures))
+            pause = random.uniform(0.0, min(self._longest_wait, 0.2 * 2.0 ** min(self._failures, 10)))
             self._retry_at = self._clock.monotonic() + pause
             _log.warning("%s; trying again in %.1f s", error, pause)
         else:
@@ -134,6 +148,27 @@ class Link:
                 lane.close()
             except Exception:  # noqa: BLE001 - it is broken already, and drivers raise anything here
                 _log.debug("closing a broken connection failed", exc_info=True)
+
+    def open_blobs(self, keep: float | None = None) -> Blobs:
+        """Return a keeper of blobs, which connects on first use; for a thread of its own.
+
+        Args:
+            keep: Seconds for which they are kept; None: as outcomes are.
+
+        Raises:
+            ConfigurationError: The result backend has none.
+        """
+        blobs = plugins.blobs_for(self._results_url.reveal(), self._namespace, self.keep if keep is None else keep)
+        return blobs if self.keys is None else SealedBlobs(blobs, self.keys)
+
+    def open_memos(self) -> Memos:
+        """Return a keeper of memos, which connects on first use.
+
+        Raises:
+            ConfigurationError: The result backend has none.
+        """
+        memos = plugins.memos_for(self._results_url.reveal(), self._namespace)
+        return memos if self.keys is None else SealedMemos(memos, self.keys)
 
     def close(self) -> None:
         """Close everything."""

@@ -7,18 +7,33 @@ import importlib.util
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from queuelib import naming
 from queuelib.dispatcher import Dispatcher
 from queuelib.errors import WorkerError
+from queuelib.worker.plan import palette_from
 
-__all__ = ["load"]
+__all__ = ["bare", "load"]
 
-_NEEDED = ("queuelib", "kombu", "amqp", "vine", "msgpack", "msgspec", "packaging", "redis", "hiredis", "pika", "numpy")
+_NEEDED = (
+    "queuelib",
+    "kombu",
+    "amqp",
+    "vine",
+    "msgpack",
+    "msgspec",
+    "packaging",
+    "redis",
+    "hiredis",
+    "pika",
+    "numpy",
+    "cloudpickle",
+)
 
 
 def load(targets: Sequence[str], *, folders: Sequence[str] = (), tasks: Iterable[str] = ()) -> Dispatcher:
@@ -33,12 +48,7 @@ def load(targets: Sequence[str], *, folders: Sequence[str] = (), tasks: Iterable
         WorkerError: There is no such file, no dispatcher, or more than one; the message lists them.
         Exception: What the module raised while it was imported.
     """
-    if folders:
-        for folder in reversed(folders):
-            if folder not in sys.path:
-                sys.path.insert(0, folder)
-    else:
-        _put_on_path(Path.cwd())
+    _find_modules_in(folders)
     naming.is_importing = True
     try:
         found = [_find(*_split(target)) for target in targets]
@@ -55,6 +65,27 @@ def load(targets: Sequence[str], *, folders: Sequence[str] = (), tasks: Iterable
         msg = f"there is more than one Dispatcher in {', '.join(targets)}: {listed}. Name one: queuelib worker {targets[0]}:NAME"
         raise WorkerError(msg)
     return candidates[0][1]
+
+
+def bare(description: Mapping[str, Any], *, folders: Sequence[str] = ()) -> Dispatcher:
+    """Return a dispatcher without tasks, for pickled calls alone.
+
+    Args:
+        description: Its palette and the time to keep results, as a program told; empty for those that are usual.
+        folders: As for `load`.
+    """
+    _find_modules_in(folders)
+    if not description:
+        return Dispatcher()
+    return Dispatcher(palette=palette_from(description), keep=description["keep"])
+
+
+def _find_modules_in(folders: Sequence[str]) -> None:
+    if not folders:
+        _put_on_path(Path.cwd())
+    for folder in reversed(folders):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
 
 
 def _split(target: str) -> tuple[str, str]:

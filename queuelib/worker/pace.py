@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from queuelib.bundle import MAX_BYTES_A_BUNDLE, MAX_JOBS_A_BUNDLE, QUICK, TARGET
 
-__all__ = ["HAND_AHEAD", "MOST_BYTES_AHEAD", "MOST_HANDED", "QUICK", "Pace"]
+__all__ = ["HAND_AHEAD", "MOST_BYTES_AHEAD", "MOST_HANDED", "QUICK", "Mix", "Pace"]
 
+_RARE = 0.02  # a share below which a kind is not expected
 _SMOOTHING = 0.2  # weight of the newest run
 HAND_AHEAD = TARGET  # seconds of work that a child may have before it: a bundle goes to it whole
 MOST_HANDED = MAX_JOBS_A_BUNDLE  # jobs that a child has and did not report; the ring of outcomes has room for them
@@ -53,6 +54,35 @@ class Pace:
         if missing <= 0:
             return 0
         return max(1, min(MOST_DELIVERIES, int(missing / max(1.0, self._bundle_sizes.get(color, 1.0)))))
+
+
+class Mix:
+    """How many of the messages of each color are of coroutines, where these have children of their own."""
+
+    def __init__(self) -> None:
+        self._shares: dict[str, float] = {}
+
+    def took(self, color: str, *, is_coroutine: bool) -> None:
+        """Note a message."""
+        self._shares[color] = _smooth(self._shares.get(color), float(is_coroutine), _SMOOTHING)
+
+    def room(self, color: str, rooms: tuple[int, int], shelves: tuple[int, int]) -> int:
+        """Return how many more messages of a color to take, of whichever kind they turn out to be.
+
+        So many that neither kind is likely to come in larger number than there is room for, since what is taken and
+        cannot start is kept from other workers. But where one kind has room and the other has none, some are kept: what
+        may start is perhaps behind them.
+
+        Args:
+            color: The color.
+            rooms: How many there is room for of plain functions, and of coroutines.
+            shelves: How many more of each may be kept.
+        """
+        share = self._shares.get(color, 0.5)
+        expected = [room / part for room, part in zip(rooms, (1.0 - share, share), strict=True) if part > _RARE]
+        least = int(min(expected))
+        kept = min((shelf for room, shelf in zip(rooms, shelves, strict=True) if not room), default=1)
+        return max(least, min(max(rooms), kept))
 
 
 def _smooth(old: float | None, new: float, weight: float) -> float:

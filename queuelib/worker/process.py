@@ -4,14 +4,38 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 
-__all__ = ["become_subreaper", "die_with_parent", "interrupt", "is_linux", "kill_group", "reap_strangers"]
+__all__ = [
+    "STOP_JOB",
+    "become_subreaper",
+    "die_with_parent",
+    "interrupt",
+    "is_linux",
+    "kill_group",
+    "raise_fd_limit",
+    "reap_strangers",
+    "stop_job",
+]
 
 is_linux = sys.platform == "linux"
+STOP_JOB = signal.SIGURG  # which does nothing to who does not ask for it, and which programs hardly use
+_MOST_FDS = 65_536
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+
+
+def raise_fd_limit() -> None:
+    """Let this process have as many file descriptors as it may have without further rights, within reason.
+
+    Those that it has started are left as they are, so that no `select` in the code of users meets a high one.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FDS if hard == resource.RLIM_INFINITY else min(hard, _MOST_FDS)
+    if soft not in {resource.RLIM_INFINITY, hard} and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def become_subreaper() -> None:
@@ -41,6 +65,14 @@ def interrupt(pid: int) -> None:
     """Send SIGTERM to a child alone: what it started is its own to end."""
     try:
         os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+
+
+def stop_job(pid: int) -> None:
+    """Have a child look whether its job is to stop."""
+    try:
+        os.kill(pid, STOP_JOB)
     except ProcessLookupError:
         pass
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from queuelib.color import Palette, choose
 if TYPE_CHECKING:
     from queuelib.worker.lease import Hold, Part
 
-__all__ = ["Ready"]
+__all__ = ["Ready", "ReadyByKind"]
 
 
 _MOST_ALONE = 8192  # suspects of one color that wait here beside what a child may start; as much as is taken of others
@@ -135,3 +135,69 @@ class Ready:
             self._counts[color] = 0
         self._later.clear()
         return parts
+
+
+class ReadyByKind:
+    """The same for a worker that runs coroutines elsewhere than plain functions: nobody waits behind the other kind.
+
+    Args:
+        palette, colors: As for `Ready`.
+        coroutines: Names of the tasks that are coroutines.
+
+    Attributes:
+        plain: Jobs of plain functions.
+        coroutines: Jobs of coroutines.
+    """
+
+    def __init__(self, palette: Palette, colors: Sequence[str], coroutines: Collection[str]) -> None:
+        self.plain, self.coroutines = Ready(palette, colors), Ready(palette, colors)
+        self._both = self.plain, self.coroutines
+        self._names = frozenset(coroutines)
+
+    def is_coroutine(self, part: Part) -> bool:
+        """Whether these are jobs of a coroutine."""
+        return part.hold.bundle.task in self._names
+
+    @property
+    def is_empty(self) -> bool:
+        """As of `Ready`."""
+        return all(ready.is_empty for ready in self._both)
+
+    def count_of(self, color: str) -> int:
+        """As of `Ready`."""
+        return sum(ready.count_of(color) for ready in self._both)
+
+    def add(self, part: Part, now: float) -> None:
+        """As of `Ready`."""
+        self._of(part).add(part, now)
+
+    def put_back(self, parts: Sequence[Part]) -> None:
+        """As of `Ready`."""
+        for part in reversed(parts):
+            self._of(part).put_back((part,))
+
+    def promote(self, now: float) -> None:
+        """As of `Ready`."""
+        for ready in self._both:
+            ready.promote(now)
+
+    def next_due(self) -> float | None:
+        """As of `Ready`."""
+        return min((due for ready in self._both if (due := ready.next_due()) is not None), default=None)
+
+    def discard_lost(self, now: float) -> None:
+        """As of `Ready`."""
+        for ready in self._both:
+            ready.discard_lost(now)
+
+    def discard(self, unwanted: Hold, now: float) -> None:
+        """As of `Ready`."""
+        for ready in self._both:
+            ready.discard(unwanted, now)
+
+    def drain(self) -> list[Part]:
+        """As of `Ready`."""
+        return [part for ready in self._both for part in ready.drain()]
+
+    def _of(self, part: Part) -> Ready:
+        return self.coroutines if self.is_coroutine(part) else self.plain

@@ -60,17 +60,21 @@ class Returns:
             if self._link.keeps_claims:
                 self._stranded.append((deliveries, delay))
 
-    def postpone(self, delivery: Delivery, reason: str) -> None:
-        """Put off a message that cannot be run here yet, and say why, on one line."""
-        _log.warning("a message in %s goes back for %g s, for others to run: %s", delivery.color, self._pause, reason)
-        if self._link.lane is not None and self._link.delays:
-            self.give_back([delivery], self._pause)
+    def postpone(self, messages: Sequence[tuple[Delivery, str]]) -> None:
+        """Put off messages that cannot be run here yet, and say why, each on one line."""
+        for delivery, reason in messages:
+            _log.warning(
+                "a message in %s goes back for %g s, for others to run: %s", delivery.color, self._pause, reason
+            )
+        if messages and self._link.lane is not None and self._link.delays:
+            self.give_back([delivery for delivery, _ in messages], self._pause)
         else:
-            self._postponed.append((self._clock.monotonic() + self._pause, delivery))
+            at = self._clock.monotonic() + self._pause
+            self._postponed += [(at, delivery) for delivery, _ in messages]
 
     def put_off_if_early(self, hold: Hold, now: float) -> bool:
         """Whether a message came long before its time, on the word of its sender alone; then it goes back until then."""
-        due = hold.bundle.due
+        due = None if hold.bundle.inputs else hold.bundle.due  # it is due once its inputs are there
         if due is None or due - now <= _EARLY or not self._link.delays:
             return False
         self.give_back([hold.delivery], due - now)

@@ -19,10 +19,12 @@ from queuelib.outcome import (
     SUCCEEDED,
     Again,
     Failed,
+    Inherited,
     NotRun,
     Outcome,
     Quarantined,
     Record,
+    Released,
 )
 from queuelib.ports import QuarantineItem, Settled
 from queuelib.retry import delay_before
@@ -178,6 +180,15 @@ class Ledger:
                 successor = part(bundle, [at], attempt=attempt + 1, due=now + wait, deaths=0)
                 frame = outgoing(successor, self._keys, is_successor=True)
                 return Record(key, RETRYING, attempt + 1, report, now), frame, None
+            case Released(column):
+                whole = bundle._replace(column=column, inputs=(), attempt=attempt + 1)
+                return (
+                    Record(key, RETRYING, attempt + 1, b"", now),
+                    outgoing(whole, self._keys, is_successor=True),
+                    None,
+                )
+            case Inherited(state, report):
+                return Record(key, state, attempt, report, now), None, None
             case Again(_, report) | Failed(report):
                 return Record(key, FAILED, attempt, report, now), None, None
             case NotRun(state):
@@ -231,7 +242,7 @@ def _spans(indexes: Sequence[int], at: int, results: Sequence[bytes]) -> list[tu
 
 
 def forget_accepted(batch: Sequence[Settled], results: ResultBackend) -> None:
-    """Take from a batch that may have been written the retries that stand: they would be accepted a second time.
+    """Take from a batch that may have been written the successors that stand: they would be accepted a second time.
 
     Raises:
         BrokerUnavailable: The result backend did not answer; the batch is as it was, or less.

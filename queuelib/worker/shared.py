@@ -1,6 +1,6 @@
 """What a child and its supervisor share in memory: what runs, and the results that were not read yet.
 
-The child alone writes what runs and the ring of results, the supervisor alone the count of recalls, how far it has
+The child alone writes what runs, whether it waits, and the ring of results, the supervisor alone the count of recalls, how far it has
 read, and what became of its claims. In the ring lie the encoded results of quick jobs, one after the other; every other outcome goes through the
 socket. One word says how many there are, how many bytes they take, and a check over all of them: what one end sees of
 it is whole, or is seen to be not.
@@ -13,13 +13,33 @@ from collections.abc import Callable
 from typing import NamedTuple
 from zlib import crc32
 
-__all__ = ["EPOCH", "LOST", "NUMBER", "SHARED_BYTES", "STARTED", "UNTIL", "Batch", "Damaged", "Ring", "Slot", "outbox"]
+__all__ = [
+    "CANCELLED",
+    "EPOCH",
+    "LANE_BYTES",
+    "LOST",
+    "NUMBER",
+    "REFUSED",
+    "RING_AT",
+    "SAVED",
+    "SHARED_BYTES",
+    "STARTED",
+    "UNTIL",
+    "WAITS",
+    "Batch",
+    "Damaged",
+    "Ring",
+    "Slot",
+    "outbox",
+]
 
-NUMBER, STARTED, EPOCH, _COMMIT, _READ, _SECONDS, UNTIL, LOST = range(8)  # words of 8 bytes at the beginning
-_RING_AT = 64
+# Words of 8 bytes at the beginning; those that are written for each job are in one line of the processor's cache.
+NUMBER, STARTED, EPOCH, _COMMIT, _READ, _SECONDS, UNTIL, LOST, WAITS, CANCELLED, SAVED, REFUSED = range(12)
+RING_AT = 128
 _RING = 256 * 1024  # bytes; a power of two below that of _BYTES
 _IN_RING = _RING - 1
-SHARED_BYTES = _RING_AT + _RING
+SHARED_BYTES = RING_AT + _RING
+LANE_BYTES = -(-SHARED_BYTES // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY  # from one lane to the next
 # The commit word: bytes written, jobs written, and the check, from below. The first two are added up as one number, the
 # place; the difference of two places says both, even where the sums have run over.
 _BYTES, _JOB, _PLACE = (1 << 24) - 1, 1 << 24, (1 << 40) - 1
@@ -55,24 +75,39 @@ class Slot:
 
     Attributes:
         words: As integers. At NUMBER stands the job that runs, 0 for none; at EPOCH the count of recalls; at LOST the
-            last job of which the child was told that others may run it by now.
+            last job of which the child was told that others may run it by now, at CANCELLED the last one that was to
+            stop; at SAVED how many of the states that it handed over were stored, at REFUSED the last that was not.
         times: The same as seconds on the monotonic clock. At STARTED stands the start of the job that runs; at UNTIL
-            the end of the worker's claims, after which no job is started; 0 for none.
+            the end of the worker's claims, after which no job is started; 0 for none. At WAITS stands since when the
+            handler waits for other jobs; 0 where it does not.
     """
 
     def __init__(self, memory: mmap.mmap) -> None:
         self.memory = memory
         self.view = memoryview(memory)
-        self.words = self.view[:_RING_AT].cast("Q")
-        self.times = self.view[:_RING_AT].cast("d")
+        self.words = self.view[:RING_AT].cast("Q")
+        self.times = self.view[:RING_AT].cast("d")
 
     def has_lost(self) -> bool:
         """Whether the running job is one that others may run by now."""
         return 0 < self.words[NUMBER] == self.words[LOST]
 
+    def is_cancelled(self) -> bool:
+        """Whether the running job was to stop."""
+        return 0 < self.words[NUMBER] == self.words[CANCELLED]
+
+    def cancel(self, number: int) -> None:
+        """Tell the handler of a job, if it still runs, that it is to stop."""
+        self.words[CANCELLED] = number
+
     def running(self) -> tuple[int, float]:
         """Return the number of the running job, or 0, and its start."""
         return self.words[NUMBER], self.times[STARTED]
+
+    @property
+    def waits(self) -> float:
+        """Since when a handler waits for other jobs; 0 for none."""
+        return self.times[WAITS]
 
     def claim(self, until: float) -> None:
         """Let jobs start until this time on the monotonic clock."""
@@ -115,13 +150,13 @@ def outbox(slot: Slot) -> Callable[[bytes, float], bool]:
             if size > room:
                 return False
         room -= size
-        at = _RING_AT + (place & _IN_RING)
+        at = RING_AT + (place & _IN_RING)
         end = at + size
         if end <= SHARED_BYTES:
             memory[at:end] = result
         else:
             memory[at:] = result[: SHARED_BYTES - at]
-            memory[_RING_AT : _RING_AT + end - SHARED_BYTES] = result[SHARED_BYTES - at :]
+            memory[RING_AT : RING_AT + end - SHARED_BYTES] = result[SHARED_BYTES - at :]
         spent += seconds
         times[_SECONDS] = spent
         check = crc32(result, check)
@@ -162,11 +197,11 @@ class Ring:
         count, length = added // _JOB, added & _BYTES
         if length > _RING:
             raise Damaged
-        at = _RING_AT + (old & _IN_RING)
+        at = RING_AT + (old & _IN_RING)
         end = at + length
         data = self._memory[at : min(end, SHARED_BYTES)]
         if end > SHARED_BYTES:
-            data += self._memory[_RING_AT : _RING_AT + end - SHARED_BYTES]
+            data += self._memory[RING_AT : RING_AT + end - SHARED_BYTES]
         check = crc32(data, self._check)
         if (check & _CHECK) != commit >> _CHECK_AT:
             raise Damaged

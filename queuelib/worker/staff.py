@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import selectors
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from queuelib.errors import DecodeError
+from queuelib.polling import is_readable
 from queuelib.worker import process
+from queuelib.worker.crew import NoRoomError
+from queuelib.worker.slots import Slots
 
 if TYPE_CHECKING:
-    from queuelib.worker.children import Child, Report, Successes
+    from queuelib.worker.children import Child, Report, Successes, Told
     from queuelib.worker.crew import Crew
     from queuelib.worker.lease import Hold, Part
     from queuelib.worker.plan import Plan
 
-__all__ = ["CUT_OFF", "INTERRUPTED", "STUCK_AFTER", "TOO_LONG", "Death", "Heard", "Staff"]
+__all__ = ["CUT_OFF", "INTERRUPTED", "STUCK_AFTER", "TOO_LONG", "Death", "Heard", "Pool", "Staff"]
 
 _log = logging.getLogger("queuelib.worker")
 STUCK_AFTER = 0.005  # seconds; a running job that blocks others for longer loses them to an idle child
@@ -54,29 +56,65 @@ class Death(NamedTuple):
 
 @dataclass(slots=True)
 class Heard:
-    """What the children had to say: reports, jobs that came back unstarted, and deaths."""
+    """What the children had to say: reports, jobs that came back unstarted, deaths, and what handlers told and saved."""
 
     reports: list[Successes | Report] = field(default_factory=list["Successes | Report"])
     returned: list[Part] = field(default_factory=list["Part"])
     deaths: list[Death] = field(default_factory=list[Death])
+    told: list[Told] = field(default_factory=list["Told"])
+
+
+class Pool:
+    """Children that run the same kind of jobs.
+
+    Args:
+        count: How many of them are to work at the same time.
+        lanes: How many of them share a process; 0: each is one.
+
+    Attributes:
+        children: Those that live.
+    """
+
+    def __init__(self, count: int, lanes: int = 0) -> None:
+        self.lanes = lanes
+        self.slots = Slots(count, max(1, lanes))
+        self.children: list[Child] = []
+
+    @property
+    def working(self) -> list[Child]:
+        """Those that may get jobs."""
+        return self.slots.working(self.children)
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether one that may get jobs has nothing to do."""
+        return any(child.is_idle for child in (self.children if self.slots.is_settled else self.working))
 
 
 class Staff:
-    """The children, as one."""
+    """The children, as one.
+
+    Attributes:
+        pool: Those that run jobs of plain functions, and of coroutines where these have no pool of their own.
+        pool_async: Those that run coroutines, if they have.
+    """
 
     def __init__(self, crew: Crew, plan: Plan, selector: selectors.BaseSelector) -> None:
         self._crew = crew
         self._plan = plan
         self._selector = selector
         self._children: list[Child] = []
+        threads = plan.threads if plan.threads > 1 else 0
+        self.pool = Pool(plan.processes * plan.threads, threads)
+        self.pool_async = Pool(plan.asynchronous, plan.asynchronous) if plan.asynchronous else None
+        self.pools = [self.pool] if self.pool_async is None else [self.pool, self.pool_async]
+        self._ended: dict[int, str] = {}  # how processes ended of which some lanes are still here
         self._is_hiring = True
+        self._is_warm = False  # whether it is known that handlers submit jobs
         self._until = float("inf")
+        self._most = float("inf")  # children, as there was no room for more
+        self._was_full = False
         self._selector.register(crew.bell, selectors.EVENT_READ, "bell")
-
-    @property
-    def working(self) -> list[Child]:
-        """Those that may get jobs."""
-        return [child for child in self._children if not child.is_retiring]
 
     @property
     def is_idle(self) -> bool:
@@ -84,9 +122,14 @@ class Staff:
         return not any(child.handed for child in self._children)
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether nobody has anything but jobs that wait for others."""
+        return all(child.is_lending for child in self._children if child.handed)
+
+    @property
     def has_idle(self) -> bool:
-        """Whether one has nothing to do."""
-        return any(child.is_idle for child in self._children)
+        """Whether one that may get jobs has nothing to do."""
+        return any(pool.has_idle for pool in self.pools)
 
     @property
     def has_unstarted(self) -> bool:
@@ -94,18 +137,26 @@ class Staff:
         return any(child.unreported > 1 for child in self._children)
 
     def hire(self) -> None:
-        """Make children until there are as many as planned.
+        """Make children until there are as many as planned, not counting those whose jobs wait for others.
 
         Raises:
-            WorkerError: The process that makes them is gone.
+            WorkerError: The process that makes them is gone, or there is no room for so many.
         """
-        while self._is_hiring and len(self.working) < self._plan.processes:
-            child = self._crew.hire()
-            child.slot.claim(self._until)
-            self._children.append(child)
-            self._selector.register(child.sock, selectors.EVENT_READ, child)
-            if child.pidfd >= 0:
-                self._selector.register(child.pidfd, selectors.EVENT_READ, child)
+        for pool in self.pools:
+            self._fill(pool)
+
+    def _fill(self, pool: Pool) -> None:
+        while self._is_hiring and pool.slots.has_vacancy(pool.children):
+            for child in self._crew.hire_lanes(pool.lanes) if pool.lanes else (self._crew.hire(),):
+                self._welcome(child, pool)
+
+    def _welcome(self, child: Child, pool: Pool) -> None:
+        child.slot.claim(self._until)
+        self._children.append(child)
+        pool.children.append(child)
+        self._selector.register(child.sock, selectors.EVENT_READ, child)
+        if child.pidfd >= 0:
+            self._selector.register(child.pidfd, selectors.EVENT_READ, child)
 
     def hear(self, noisy: Collection[Child]) -> Heard:
         """Return what happened since the last call; bury who has died, and let go who is spent.
@@ -114,25 +165,88 @@ class Staff:
             noisy: Children whose socket or process has something to say.
         """
         heard = Heard()
-        for child in list(self._children):
+        for child in [child for child in self._children if child.handed or child in noisy]:
             is_closed = child in noisy and _has_closed(child)
             reports = _reports_of(child)
             heard.reports += reports
+            if child.told:
+                heard.told += child.take_told()
             if is_closed or (child in noisy and _has_ended(child)):
                 self._bury(child, heard)
             elif reports and not child.is_retiring and self._is_spent(child):
-                heard.returned += child.recall()
-                child.stop()
+                self._retire(child, heard)
         return heard
 
     def refill(self) -> None:
-        """Replace who has gone or is about to.
+        """Replace who has gone or is about to, or waits; where there is no room for more, once one has gone.
 
         Raises:
-            WorkerError: The process that makes children is gone.
+            WorkerError: The process that makes children is gone, or there is room for none at all.
+            OSError: The latter.
         """
-        if len(self._children) < self._plan.processes or any(child.is_retiring for child in self._children):
-            self.hire()
+        for pool in self.pools:
+            if len(self._children) < self._most and pool.slots.has_vacancy(pool.children):
+                try:
+                    self._fill(pool)
+                except (NoRoomError, OSError) as error:
+                    if not self._children:
+                        raise
+                    self._most = len(self._children)
+                    self._note_full(error)
+
+    def _note_full(self, error: Exception) -> None:
+        """Say once that there is no room for more."""
+        if not self._was_full:
+            self._was_full = True
+            _log.warning(
+                "%s; no job of this worker that waits for others lends its slot from here on, and nobody is replaced, "
+                "until a process of it has ended: where all wait for what is queued, nothing goes on without another worker",
+                error,
+            )
+
+    def lend(self, now: float) -> list[Part]:
+        """Note whose jobs wait for others and whose go on; return what is taken back from those that are to do no more."""
+        recalled: list[Part] = []
+        for pool in self.pools:
+            if pool.lanes and self._plan.max_jobs is not None:
+                self._end_shares(pool, self._plan.max_jobs)
+            for child in pool.slots.look(pool.children, now):
+                recalled += child.recall()
+                self._warm()
+            for child in pool.slots.outstayed(pool.children, now):
+                child.stop()
+        return recalled
+
+    @staticmethod
+    def _end_shares(pool: Pool, most: int) -> None:
+        """Have processes end whose lanes were given all that they may run: others are to do what idle lanes of them cannot.
+
+        What they run may wait for that. What has not started behind it is not left there: it is taken back as ever.
+        """
+        for child in pool.children:
+            if child is child.mates[0] and not child.is_retiring:
+                mates = child.mates
+                if sum(m.done + m.unreported for m in mates) >= most and all(m.unreported <= 1 for m in mates):
+                    for mate in mates:
+                        mate.stop()
+
+    def _warm(self) -> None:
+        if not self._is_warm:
+            self._is_warm = True
+            self._crew.warm()
+
+    @property
+    def next_lent(self) -> float:
+        """When, on the monotonic clock, somebody's slot is to be lent."""
+        return min([pool.slots.next_look for pool in self.pools])
+
+    def has_lender(self, since: float) -> bool:
+        """Whether a job waits for others that was started before a time on the monotonic clock."""
+        return any(
+            running[3] <= since
+            for child in self._children
+            if child.is_lending and (running := child.running()) is not None
+        )
 
     def claim(self, until: float) -> None:
         """Let children start jobs until this time on the monotonic clock."""
@@ -161,11 +275,12 @@ class Staff:
                 recalled += child.recall()
         return recalled
 
-    def recall_stuck(self, now: float) -> list[Part]:
-        """Take back what waits behind long work, if another child is idle."""
+    @staticmethod
+    def recall_stuck(pool: Pool, now: float) -> list[Part]:
+        """Take back what waits behind long work, if another child of the pool is idle."""
         recalled: list[Part] = []
-        if self.has_idle:
-            for child in self._children:
+        if pool.has_idle:
+            for child in pool.children:
                 if child.unreported > 1:
                     running = child.running()
                     if child.ahead > _WORTH_SHARING or (running is not None and now - running[3] > STUCK_AFTER):
@@ -199,17 +314,26 @@ class Staff:
                 found.append((hold, at, now - started))
         return found
 
+    def stop_jobs(self, are_to_stop: Callable[[Hold, int], bool]) -> None:
+        """Interrupt the handlers of jobs that are to stop; again at each call, until they do."""
+        for child in self._children:
+            running = child.running()
+            if running is not None and are_to_stop(running[0], running[1]):
+                child.stop_job(running[2])
+
     @property
     def has_alone(self) -> bool:
         """Whether one has a job beside which no other suspect may run."""
-        return any(child.handed[0].runs_alone for child in self._children if child.handed)  # they are handed over alone
+        # They are handed over alone. One that waits must not keep what it waits for from running.
+        return any(child.handed[0].runs_alone for child in self._children if child.handed and not child.is_lending)
 
     def interrupt(self, why: str) -> None:
         """Have what runs raise `Shutdown` in its handler; nobody is hired any more."""
         self._is_hiring = False
         if self._crew.can_kill:
             for child in self._children:
-                child.interrupt(why)
+                if child is child.mates[0]:
+                    child.interrupt(why)
 
     def kill(self, why: str) -> None:
         """Kill all that can be killed; nobody is hired any more."""
@@ -227,11 +351,15 @@ class Staff:
         """Replace nobody from here on."""
         self._is_hiring = False
 
+    def hire_again(self) -> None:
+        """Replace those that go or wait, as before."""
+        self._is_hiring = True
+
     def close(self, why: str) -> None:
         """End everybody and whoever makes them."""
         self.kill(why)
         for child in self._children:
-            if self._crew.can_kill:
+            if self._crew.can_kill and child is child.mates[0]:
                 _reap(child)
             child.close()
         self._children.clear()
@@ -241,21 +369,46 @@ class Staff:
         """Account for a dead child: its running job is named, what it had not started comes back."""
         _has_closed(child)  # what it wrote to its socket since that was read last, which may be its last words
         heard.reports += _reports_of(child)
+        heard.told += child.take_told()
         unstarted, running = child.leave()
         heard.returned += unstarted
         self._children.remove(child)
+        self._most = float("inf")
+        for pool in self.pools:
+            if child in pool.children:
+                pool.children.remove(child)
         self._selector.unregister(child.sock)
         if child.pidfd >= 0:
             self._selector.unregister(child.pidfd)
-        how = _reap(child)
+        how = self._end_of(child)
+        child.mates.remove(child)
+        self._retire(child, heard)  # its process has one lane less, and another one comes in its place
         child.close()
         if running is not None:
             was_meant = child.doomed in (0, running.number)
             heard.deaths.append(Death(running.hold, running.at, child.pid, how, child.death_note, was_meant))
 
+    def _end_of(self, child: Child) -> str:
+        """Return how a child ended, for people; where its process has other lanes, that may go on."""
+        how = self._ended.pop(child.pid, "")
+        if not how:
+            if len(child.mates) > 1 and not _has_ended(child):
+                return "its thread ended"
+            how = _reap(child)
+        if len(child.mates) > 1:
+            self._ended[child.pid] = how
+        return how
+
+    def _retire(self, child: Child, heard: Heard) -> None:
+        """Have the process of a child end once all its lanes have run what they run."""
+        for mate in child.mates:
+            if not mate.is_retiring:
+                heard.returned += mate.recall()
+                mate.stop()
+
     def _is_spent(self, child: Child) -> bool:
         plan = self._plan
-        if plan.isolate or (plan.max_jobs is not None and child.done >= plan.max_jobs):
+        if plan.isolate or (plan.max_jobs is not None and sum(mate.done for mate in child.mates) >= plan.max_jobs):
             return True
         return plan.max_memory is not None and child.memory_bytes() > plan.max_memory
 
@@ -294,7 +447,7 @@ def _reap(child: Child) -> str:
     """Wait for a dead child, clean up what it started, and return how it ended, for people."""
     if not child.pid:
         return "its thread ended"
-    select.select([child.pidfd], [], [], _LAST_WORDS)
+    is_readable(child.pidfd, _LAST_WORDS)
     child.kill(child.death_note)  # grandchildren in its process group
     try:
         status = os.waitpid(child.pid, 0)[1]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from queuelib import body
 from queuelib.clock import Clock
-from queuelib.ids import Key, job_id
+from queuelib.ids import Key, job_id, running_mark
 from queuelib.outcome import CANCELLED, EXPIRED, QUEUED, RUNNING, Again, Failed, NotRun, Outcome, Quarantined, Record
 from queuelib.settings import DEATHS
 from queuelib.worker.lease import Part
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from queuelib.worker.books import Books
     from queuelib.worker.lease import Hold
     from queuelib.worker.line import Line
-    from queuelib.worker.ready import Ready
+    from queuelib.worker.ready import Ready, ReadyByKind
     from queuelib.worker.staff import Death
 
 __all__ = ["READ_EVERY", "Starts", "Withdrawals"]
@@ -38,9 +38,13 @@ class Withdrawals:
         books: Where they end.
         ready: The short lists.
         clock: The clocks.
+
+    Attributes:
+        has_let_go: Whether some have ended here, until the supervisor has seen it.
     """
 
-    def __init__(self, line: Line, books: Books, ready: Ready, clock: Clock) -> None:
+    def __init__(self, line: Line, books: Books, ready: Ready | ReadyByKind, clock: Clock) -> None:
+        self.has_let_go = False
         self._line = line
         self._books = books
         self._ready = ready
@@ -60,6 +64,11 @@ class Withdrawals:
         self._cursor = marks.cursor
         return self._remember(marks.keys)
 
+    def has_to_stop(self, hold: Hold, at: int) -> bool:
+        """Whether a job was cancelled although it runs."""
+        bundle, index = running_mark(hold.key(at))
+        return index in self._cancelled.get(bundle, ())
+
     def _remember(self, keys: Iterable[Key]) -> set[bytes]:
         new: set[bytes] = set()
         for bundle, index in keys:
@@ -78,6 +87,7 @@ class Withdrawals:
         if bundle.expires is not None and self._clock.wall() > bundle.expires:
             for at in range(part.at, part.end):
                 self._books.end(hold, at, NotRun(EXPIRED))
+            self.has_let_go = True
             return True
         cancelled = self._cancelled.get(bundle.id)
         if not cancelled or cancelled.isdisjoint(bundle.indexes[part.at : part.end]):
@@ -85,6 +95,7 @@ class Withdrawals:
         for at in range(part.at, part.end):
             if bundle.indexes[at] in cancelled:
                 self._books.end(hold, at, NotRun(CANCELLED))
+        self.has_let_go = True
         singles = [Part(hold, at, at + 1) for at in range(part.at, part.end)]
         self._ready.put_back([one for one in singles if not hold.has_ended(one.at)])
         return True

@@ -9,27 +9,33 @@ import os
 import selectors
 import socket
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from queuelib import faults
+from queuelib import builtin, faults
 from queuelib.clock import SYSTEM, Clock
 from queuelib.errors import BrokerUnavailable
+from queuelib.message import INPUTS, queue_of
 from queuelib.ports import Delivery, Settled, StillReading, WorkerInfo
 from queuelib.worker.assign import Assigner
 from queuelib.worker.books import Books
 from queuelib.worker.children import Child
 from queuelib.worker.claims import Claims
+from queuelib.worker.desk import STATE
 from queuelib.worker.intake import Intake
 from queuelib.worker.lease import Hold, Holds, Part
 from queuelib.worker.line import Line
 from queuelib.worker.link import Link
-from queuelib.worker.pace import Pace
-from queuelib.worker.ready import Ready
+from queuelib.worker.memos import Notebook
+from queuelib.worker.pace import Mix, Pace
+from queuelib.worker.ready import Ready, ReadyByKind
 from queuelib.worker.returns import Returns
-from queuelib.worker.staff import INTERRUPTED, STUCK_AFTER, Death, Staff
+from queuelib.worker.staff import INTERRUPTED, STUCK_AFTER, Death, Pool, Staff
 from queuelib.worker.starts import READ_EVERY, Starts, Withdrawals
+from queuelib.worker.waits import Waits
 
 if TYPE_CHECKING:
+    from queuelib.ids import Key
+    from queuelib.ports import Memos
     from queuelib.worker.crew import Crew
     from queuelib.worker.plan import Plan
 
@@ -42,7 +48,19 @@ _POLL = 0.005  # for transports that cannot wake us
 _LISTEN_AGAIN = 0.020  # a child that has more to run rings at most every 10 ms: what it reported since is read then
 _BURST_QUIET = 0.5  # seconds without a delivery after which a transport that pushes has nothing for us
 _LAST_SECONDS = 2.0  # for interrupted handlers to put things in order
-_RETRY_OVERLAP = 1.0  # seconds until a message is looked at again of whose jobs some run here by another delivery
+_ROTATED_FOR = 1.0  # seconds for which what makes room for others goes back
+
+
+class _Desk(NamedTuple):
+    """Who runs jobs of one kind, what waits for them, and who chooses."""
+
+    pool: Pool
+    ready: Ready
+    assigner: Assigner
+
+    def shelf(self, color: str) -> int:
+        """Return how many more jobs of a color may be kept here though they cannot start."""
+        return max(0, self.pool.slots.count - self.ready.count_of(color))
 
 
 class Supervisor:
@@ -59,7 +77,7 @@ class Supervisor:
         self._link = link
         self._plan = plan
         self._clock = clock
-        self._tasks = tuple(sorted(tasks))
+        self._tasks = tuple(sorted(tasks | builtin.TASKS))
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)  # noqa: FBT003 - socket's own signature
@@ -67,21 +85,33 @@ class Supervisor:
         self._selector.register(self._wake_read, selectors.EVENT_READ, "wake")
         self._holds = Holds()
         self._pace = Pace()
-        self._ready = Ready(plan.palette, plan.colors)
+        self._mix = Mix()
         self._staff = Staff(crew, plan, self._selector)
-        self._assigner = Assigner(plan, self._ready, self._pace)
-        self._intake = Intake(tasks, plan.colors, plan.patience, clock, once=once, keys=link.keys)
+        self._ready: Ready | ReadyByKind
+        if self._staff.pool_async is None:
+            self._ready = Ready(plan.palette, plan.colors)
+            self._desks = [_Desk(self._staff.pool, self._ready, Assigner(plan, self._ready, self._pace))]
+        else:
+            self._ready = ReadyByKind(plan.palette, plan.colors, plan.coroutines)
+            pairs = (self._staff.pool, self._ready.plain), (self._staff.pool_async, self._ready.coroutines)
+            self._desks = [_Desk(pool, ready, Assigner(plan, ready, self._pace)) for pool, ready in pairs]
+        self._intake = Intake(self._tasks, plan.colors, plan.patience, clock, once=once, keys=link.keys)
         self._line = Line(link, self._selector, self._on_lost, rests=not plan.burst)
         self._claims = Claims(self._line, self._holds, self._staff, exclusive, self._on_taken_over, clock.monotonic())
         self._books = Books(self._line, self._holds, self._pace, plan.name, clock)
         self._starts = Starts(self._line, once, clock, link.keep)
+        self._notebook = Notebook(self._line, link.open_memos, link.keep, clock)
         self._withdrawals = Withdrawals(self._line, self._books, self._ready, clock)
         self._returns = Returns(self._line, self._starts, self._intake.pause, clock)
+        self._waits = Waits(self._line, clock)
+        self._finished = 0  # jobs, when inputs were looked for last
         self._timers: dict[str, float] = {}
         self._listen_at = float("inf")  # when to look for reports again though nobody rang
         self._empty_takes = 0
         self._taken_at = clock.monotonic()
         self._stops = 0  # how often it was told to
+        self._stopped_at = 0.0  # when it began to end; 0 before the first order
+        self._is_taking = True  # until then, and later where a job that ran by then waits for others
         self._stop_at = 0.0  # when what still runs is interrupted; 0 before the first order
         self._kill_at = 0.0  # when what still runs is killed; 0 before it was interrupted
         self.ticked_at = clock.monotonic()
@@ -115,6 +145,22 @@ class Supervisor:
         """How many jobs ended here."""
         return self._books.finished
 
+    def read_state(self, connect: Callable[[], Memos]) -> Callable[[Key], bytes | None]:
+        """Return what reads the states that jobs have saved, for one other thread, which gets a connection of its own."""
+        notebook = self._notebook
+        opened: list[Memos] = []
+
+        def read(key: Key) -> bytes | None:
+            state = notebook.unsaved.get(key)
+            if state is None:
+                opened.extend([connect()] if not opened else ())
+                (state,) = opened[0].read(STATE, [key])
+            if state is not None:
+                notebook.fetched(key)
+            return state
+
+        return read
+
     def kill_exclusive(self, now: float) -> None:
         """Kill exclusive jobs if the claim on them is about to end; safe in other threads."""
         self._claims.kill_exclusive(now)
@@ -124,30 +170,41 @@ class Supervisor:
     def run(self) -> None:
         """Work until stopped, or until nothing is left if the plan is a burst."""
         try:
-            self._staff.hire()
-            self._connect()
-            self._announce(_ANNOUNCE_FOR)
-            self.on_ready()
-            while not self._is_over():
-                self._round()
+            self.begin()
+            while not self.is_over():
+                self.turn()
         finally:
-            self._close()
+            self.close()
 
-    def _round(self) -> None:
+    # The same in steps, for whoever runs jobs in this very thread.
+
+    def begin(self) -> None:
+        """Make what works, and connect."""
+        self._staff.hire()
+        self._connect()
+        self._announce(_ANNOUNCE_FOR)
+        self.on_ready()
+
+    def turn(self) -> None:
+        """Go one round: wait until there is something to do, and do it."""
         self.ticked_at = self._clock.monotonic()
         noisy = self._wait()
         self._hear(noisy)
         self._look_around()  # before what may fail: a claim is renewed also while outcomes cannot be written
-        self._settle()
+        self._notebook.write(self._clock.monotonic())  # before outcomes: whoever runs a job again finds its state
+        if not self._notebook.is_owing():
+            self._settle()
         self._connect()
         if self._stops:
             self._wind_down()
-        else:
+        if self._is_taking:
             self._take()
             if self._staff.has_unstarted:
                 self._withdraw()  # what a child was handed may be cancelled as well
+            self._look_for_inputs()
             self._hand_out()
-        self._settle()
+        if not self._notebook.is_owing():
+            self._settle()
 
     def _wait(self) -> set[Child]:
         """Wait until there is something to do; return the children whose descriptors say something."""
@@ -170,21 +227,24 @@ class Supervisor:
     @property
     def _has_room(self) -> bool:
         """Whether what the lane has to say would be taken in this round; else it is readable for as long as nobody does."""
-        if self._stops or not self._link.may_try or self._returns.is_full:
+        if not self._is_taking or not self._link.may_try or self._returns.is_full:
             return False
-        return any(self._assigner.room(self._staff.working).values())
+        return any(self._room().values())
 
     def _pause(self) -> float:
         """Return the seconds until something is to be done even if nobody wakes us."""
+        if self._withdrawals.has_let_go:  # of what was taken much will never start: there is room for what is behind it
+            self._withdrawals.has_let_go = False
+            return 0.0
         now = self._clock.monotonic()
-        pause = min(_LOOK_EVERY, self._listen_at - now)
+        pause = min(_LOOK_EVERY, self._listen_at - now, self._staff.next_lent - now)
         lane = self._link.lane
-        if lane is not None and self._line.fd is None and not self._stops:
+        if lane is not None and self._line.fd is None and self._is_taking:
             pause = min(pause, _POLL)
         has_idle = self._staff.has_idle
         if self._staff.has_unstarted:
             pause = min(pause, STUCK_AFTER if has_idle else READ_EVERY)
-        if has_idle and lane is not None and not self._stops:
+        if has_idle and lane is not None and self._is_taking:
             due = self._line.attempt(lane.next_due)
             soonest = min((at for at in (due, self._ready.next_due()) if at is not None), default=None)
             if soonest is not None:
@@ -192,7 +252,7 @@ class Supervisor:
                 pause = min(pause, max(wait, _POLL))  # it may be overdue: the server is away, or there is no room
                 if wait <= 0:
                     self._line.look_again()
-        pause = min(pause, self._books.rest(now))
+        pause = min(pause, self._books.rest(now), self._waits.pause(now), self._notebook.rest(now))
         end = self._kill_at or self._stop_at
         return min(pause, end - now) if end > now else pause
 
@@ -210,10 +270,12 @@ class Supervisor:
         if lane is None or not self._link.may_try or self._returns.is_full:
             return
         self._ready.promote(self._clock.wall())
-        room = self._assigner.room(self._staff.working)
+        room = self._room()
         if not self._line.may_have(room):
             return
         deliveries = self._line.take(lane, room)
+        if deliveries is None:
+            return
         self._empty_takes = 0 if deliveries else self._empty_takes + 1
         if deliveries or not self._staff.is_idle:
             self._taken_at = self._clock.monotonic()
@@ -221,6 +283,16 @@ class Supervisor:
             if faults.ACTIVE:
                 faults.point("after_take")
             self._receive(deliveries)
+
+    def _room(self) -> dict[str, int]:
+        first, *others = self._desks
+        room = first.assigner.room(first.pool.working)
+        for other in others:  # that of coroutines, if they have one
+            theirs = other.assigner.room(other.pool.working)
+            for color, count in room.items():
+                shelves = first.shelf(color), other.shelf(color)
+                room[color] = self._mix.room(color, (count, theirs[color]), shelves)
+        return room | {INPUTS: self._waits.room}
 
     def _receive(self, deliveries: Sequence[Delivery]) -> None:
         if self._returns.is_looking_up:
@@ -230,6 +302,7 @@ class Supervisor:
             self._read(deliveries)
 
     def _read(self, deliveries: Sequence[Delivery]) -> None:
+        lane = self._link.lane
         try:
             taken = self._intake.read(deliveries, lambda: self._link.results)
         except BrokerUnavailable as error:
@@ -241,19 +314,22 @@ class Supervisor:
                 self._read([delivery for delivery in deliveries if not delivery.redelivered])
             return
         self._books.add(taken.settled)
-        for delivery, reason in taken.postponed:
-            self._returns.postpone(delivery, reason)
+        self._returns.postpone(taken.postponed)
         was_waiting = {color for color in self._plan.colors if self._ready.count_of(color)}
         now = self._clock.wall()
         bundles: dict[str, list[int]] = {}
         for hold in taken.holds:
+            if self._link.lane is not lane:
+                _lose(deliveries)  # while one of them was given back
+                break
             if self._returns.put_off_if_early(hold, now):
                 continue
-            bundles.setdefault(hold.bundle.color, []).append(hold.left)
-            if self._holds.of_bundle(hold.bundle.id) and self._is_here_already(hold, now):
-                continue
-            self._holds.add(hold)
-            self._admit(hold, now)
+            bundles.setdefault(queue_of(hold.bundle), []).append(hold.left)
+            if len(self._desks) > 1:
+                self._mix.took(hold.bundle.color, is_coroutine=hold.bundle.task in self._plan.coroutines)
+            if not self._is_here_already(hold, now):
+                self._holds.add(hold)
+                self._admit(hold, now)
         for color, sizes in bundles.items():
             self._pace.took(color, sum(sizes) / len(sizes))
         self._make_way(was_waiting)
@@ -271,7 +347,8 @@ class Supervisor:
                 if left and not hold.left:
                     self._books.add([Settled(hold.delivery, is_complete=True)])
                 if was_lost:
-                    self._admit(hold, now)  # what no child has was forgotten with the connection
+                    self._ready.discard(hold, now)  # which it may be in still, where it was lost without the connection
+                    self._admit(hold, now)
                 else:
                     self._books.add([Settled(old, is_complete=True)])
                     if has_news:
@@ -279,11 +356,15 @@ class Supervisor:
                         self._admit(hold, now)
                 return True
             if hold.overlaps(new.bundle):
-                self._returns.give_back([new.delivery], _RETRY_OVERLAP)
+                new.delivery.redelivered = True  # by then some of its jobs may have ended here
+                self._returns.look_up_later([new.delivery])
                 return True
         return False
 
     def _admit(self, hold: Hold, now: float) -> None:
+        if hold.bundle.inputs:
+            self._waits.add(hold)
+            return
         for part in hold.waiting():
             starts = hold.starts[part.at] if part.is_suspect else 0
             outcome = self._starts.before(hold, starts) if starts else None
@@ -302,21 +383,27 @@ class Supervisor:
     # What is handed out.
 
     def _hand_out(self) -> None:
+        for desk in self._desks:
+            self._hand_out_at(desk)
+
+    def _hand_out_at(self, desk: _Desk) -> None:
         has_alone = self._staff.has_alone
-        if not self._ready.count(has_alone=has_alone):
+        if not desk.ready.count(has_alone=has_alone):
             # Idle children get what others were handed and have not started.
-            self._put_back(self._staff.recall_stuck(self._clock.monotonic()))
-        count = self._ready.count(has_alone=has_alone)
+            self._put_back(self._staff.recall_stuck(desk.pool, self._clock.monotonic()))
+        count = desk.ready.count(has_alone=has_alone)
         if not count or not self._claims.may_start(self._clock.monotonic()):
             return
-        hungry = self._assigner.hungry(self._staff.working)
+        hungry = desk.assigner.hungry(desk.pool.working)
         if not hungry:
             return
         self._withdraw()
         share = -(-count // len(hungry))
         for child in hungry:
             has_alone = self._staff.has_alone
-            batch = self._assigner.choose(child, share, self._withdrawals.has_ended, has_alone=has_alone)
+            if not desk.ready.count(has_alone=has_alone):
+                return
+            batch = desk.assigner.choose(child, share, self._withdrawals.has_ended, has_alone=has_alone)
             marked = self._starts.mark(batch)
             if marked is None:
                 self._put_back(batch)
@@ -329,6 +416,20 @@ class Supervisor:
         new = self._withdrawals.read(self._clock.monotonic())
         if new:
             self._put_back(self._staff.recall_bundles(new))
+
+    def _look_for_inputs(self) -> None:
+        """Have jobs go on whose inputs are there."""
+        if self._waits.is_empty:
+            return
+        now = self._clock.monotonic()
+        if self._books.finished != self._finished:
+            self._finished = self._books.finished
+            self._waits.look_soon()
+        for hold, outcome in self._waits.look(now):
+            self._books.end(hold, 0, outcome)
+        for hold in self._waits.rotate(now):
+            self._holds.discard(hold.delivery)
+            self._returns.give_back([hold.delivery], _ROTATED_FOR)
 
     def _put_back(self, parts: list[Part]) -> None:
         """Return jobs that did not start, or are to start anew, to the short lists."""
@@ -348,10 +449,17 @@ class Supervisor:
         elif self._listen_at <= now:
             # The bell may be older than what was read with the last one; what comes now rings again.
             self._listen_at = now + _LISTEN_AGAIN if self._listen_at == 0.0 else float("inf")
+        if heard.told:
+            self._notebook.enter(heard.told)
+        if heard.reports:
+            self._notebook.end(heard.reports)
+        if heard.deaths:
+            self._notebook.press()
         self._books.enter(heard.reports)
         self._put_back(heard.returned)
         for death in heard.deaths:
             self._account_for(death)
+        self._put_back(self._staff.lend(now))
         self._staff.refill()  # after all that was heard is in the books: it may fail
         self._claims.guard()
 
@@ -365,24 +473,37 @@ class Supervisor:
 
     def _settle(self) -> None:
         """Write outcomes now; those of quick jobs wait a moment for each other while others run."""
-        if self._books.may_wait() and not self._staff.is_idle:
+        if self._books.may_wait() and not self._staff.is_quiet:
             return
+        had_some = not self._books.is_empty
         if self._books.settle():
             self._ready.discard_lost(self._clock.wall())
+        if self._plan.burst and had_some and self._books.is_empty:
+            # What goes on as another message is in a queue by now: the end is only behind one more look at it.
+            self._empty_takes, self._taken_at, self._listen_at = 0, self._clock.monotonic(), 0.0
+            self._line.look_again()
 
     # The clock.
 
     def _look_around(self) -> None:
         now = self._clock.monotonic()
         lane = self._link.lane
-        if lane is not None and self._is_time("renew", self._claims.renew_every, now) and self._link.may_try:
+        if lane is not None and self._link.may_try and self._is_time("renew", self._claims.renew_every, now):
             self._claims.renew(lane, now)
         if self._is_time("announce", _ANNOUNCE_EVERY, now):
             self._announce(_ANNOUNCE_FOR)
         if self._is_time("look", _LOOK_EVERY, now):
             self._line.look_again()  # should a wake-up have been missed
-            self._starts.show(self._staff.check(now))
+            running = self._staff.check(now)
+            self._starts.show(running)
+            if any(seconds > _LOOK_EVERY for _, _, seconds in running):
+                self._withdraw()
+                self._staff.stop_jobs(self._withdrawals.has_to_stop)
+            self._notebook.sweep(now, may_drop=self._books.is_empty)
             self._let_go()
+            if not self._waits.is_empty:
+                self._withdraw()
+                self._waits.discard_ended(self._withdrawals.has_ended)
             self._receive(self._returns.retry(now))
             doubtful = self._returns.look_up_again(now)
             if doubtful:
@@ -391,7 +512,8 @@ class Supervisor:
 
     def _announce(self, lifetime: float) -> None:
         colors = tuple(self._plan.colors)
-        info = WorkerInfo(self._plan.name, socket.gethostname(), os.getpid(), colors, self._tasks, self._clock.wall())
+        plan, now = self._plan, self._clock.wall()
+        info = WorkerInfo(plan.name, socket.gethostname(), os.getpid(), colors, self._tasks, now, plan.processes)
         self._line.ask(self._link.results.announce, info, lifetime)
 
     def _is_time(self, name: str, every: float, now: float) -> bool:
@@ -409,11 +531,13 @@ class Supervisor:
         self._holds.lose()
         self._put_back(recalled)
         self._ready.drain()
+        self._waits.discard_lost()
         self._returns.forget()
 
     def _on_taken_over(self) -> None:
         """Let go of deliveries that others have taken over."""
         self._put_back(self._staff.recall_all())
+        self._ready.discard_lost(self._clock.wall())
         self._let_go()
 
     def _let_go(self) -> None:
@@ -424,6 +548,7 @@ class Supervisor:
         lost = self._holds.idle_lost()
         if not lost:
             return
+        self._waits.discard_lost()
         self._ready.discard_lost(self._clock.wall())
         unwritten = self._books.unwritten()
         for delivery in lost:
@@ -432,7 +557,8 @@ class Supervisor:
 
     # The end.
 
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether it was told to stop and has, or nothing is left to do for a burst."""
         if self._stops:
             is_out_of_time = self._stops > 1 or (self._stop_at and self._clock.monotonic() >= self._stop_at)
             return self._staff.is_idle and bool(is_out_of_time or self._books.is_empty)
@@ -440,29 +566,44 @@ class Supervisor:
             return False
         if not self._staff.is_idle or not self._ready.is_empty or not self._books.is_empty:
             return False
-        if self._returns.is_looking_up:
+        if self._returns.is_looking_up or not self._waits.is_empty or self._link.lane is None:
             return False
         quiet = 0.0 if self._link.keeps_claims else _BURST_QUIET
         return self._empty_takes > 0 and self._clock.monotonic() - self._taken_at >= quiet
 
     def _wind_down(self) -> None:
-        if not self._stop_at:
+        now = self._clock.monotonic()
+        if not self._stopped_at:
             grace = self._plan.grace
-            self._stop_at = float("inf") if grace is None else self._clock.monotonic() + grace
+            self._stopped_at, self._stop_at = now, float("inf") if grace is None else now + grace
+        if self._stops == 1 and now < self._stop_at and not self._kill_at and self._staff.has_lender(self._stopped_at):
+            self._resume_taking()  # what it waits for may be among what comes
+            return
+        if self._is_taking:
+            self._is_taking = False
             self._staff.stop_hiring()
             self._put_back(self._staff.recall_all())
             if self._link.lane is not None:
                 self._line.attempt(self._link.lane.stop_taking)
-        now = self._clock.monotonic()
+        # What has started since then and waits is not waited for: there might be no end to it.
+        is_over = self._stops > 1 or now >= self._stop_at or (self._staff.is_quiet and not self._staff.is_idle)
         if self._kill_at and now >= self._kill_at:
             self._staff.kill(INTERRUPTED)
-        elif not self._kill_at and (self._stops > 1 or now >= self._stop_at):
+        elif not self._kill_at and is_over:
             self._kill_at = now + _LAST_SECONDS
             self._staff.interrupt(INTERRUPTED)
         self._ready.drain()
+        self._waits.drain()
         self._returns.leave(self._holds)
 
-    def _close(self) -> None:
+    def _resume_taking(self) -> None:
+        if not self._is_taking:
+            self._is_taking = True
+            self._staff.hire_again()
+            self._line.look_again()
+
+    def close(self) -> None:
+        """Give back what is left, and end whatever works for it."""
         # After an error jobs may still run, and others have them as soon as they are back.
         self._staff.kill(INTERRUPTED)
         for hold in self._holds:
@@ -470,7 +611,11 @@ class Supervisor:
             if outcome is not None:
                 for at in hold.handed():
                     self._books.end(hold, at, outcome)
+        self._notebook.press()
+        self._notebook.write(self._clock.monotonic())
         self._give_everything_back()
+        self._notebook.sweep(self._clock.monotonic(), may_drop=self._books.is_empty)
+        self._notebook.close()
         self._announce(0.0)
         self._staff.close(INTERRUPTED)
         self._link.close()
@@ -484,6 +629,11 @@ class Supervisor:
         ours = [hold for hold in self._holds if not hold.delivery.is_lost]
         self._returns.close(ours)
         self._books.close(ours)
+
+
+def _lose(deliveries: Sequence[Delivery]) -> None:
+    for delivery in deliveries:
+        delivery.is_lost = True
 
 
 def _drain(sock: socket.socket) -> None:

@@ -16,6 +16,7 @@ from queuelib.worker.supervisor import Supervisor
 from queuelib.worker.template import manifest_of
 
 if TYPE_CHECKING:
+    from queuelib.beside import Size
     from queuelib.dispatcher import Dispatcher
 
 __all__ = ["workers"]
@@ -24,18 +25,21 @@ _LEAVE_AFTER = 10.0
 
 
 @contextmanager
-def workers(dispatcher: Dispatcher, processes: int, name: str) -> Generator[None]:
+def workers(dispatcher: Dispatcher, size: Size, name: str, *, may_unpickle: bool = False) -> Generator[None]:
     """Run a supervisor and its children as threads while the block lasts.
 
     Raises:
         WorkerError: It could not start; the cause says why.
     """
+    if may_unpickle:
+        dispatcher.calls.serve()
     manifest = manifest_of(dispatcher)
     name = name or f"threads-{threading.get_ident():x}"
     crew = ThreadCrew(dispatcher, manifest, name)
     place = manifest["broker"], manifest["results"], manifest["namespace"], manifest["keep"]
     link = Link(*place, SYSTEM, dispatcher.keys)
-    plan = plan_for(Wishes(targets=(), processes=processes, grace=_LEAVE_AFTER), manifest, name)
+    wishes = Wishes((), (), *size, grace=_LEAVE_AFTER)
+    plan = plan_for(wishes, manifest, name)
     supervisor = Supervisor(crew, link, plan)
     ready = threading.Event()
     supervisor.on_ready = ready.set

@@ -7,7 +7,13 @@ import uuid
 import pytest
 
 from queuelib.ports import Redelivery, ResultCapabilities, TransportCapabilities
-from queuelib.testing import ResultConformance, SettlementConformance, TransportConformance
+from queuelib.testing import (
+    BlobConformance,
+    MemoConformance,
+    ResultConformance,
+    SettlementConformance,
+    TransportConformance,
+)
 
 
 @pytest.fixture
@@ -44,3 +50,13 @@ class TestResults(ResultConformance):
 
 class TestSettlement(SettlementConformance):
     """Under one lock."""
+
+
+class TestBlobs(BlobConformance):
+    """In a dictionary."""
+
+    crosses_processes = False
+
+
+class TestMemos(MemoConformance):
+    """In a dictionary."""

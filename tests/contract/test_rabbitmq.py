@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from queuelib.ports import Redelivery, ResultCapabilities, TransportCapabilities
-from queuelib.testing import ResultConformance, SettlementConformance, TransportConformance
+from queuelib.ids import Key
+from queuelib.ports import Memo, Redelivery, ResultCapabilities, TransportCapabilities
+from queuelib.testing import (
+    BlobConformance,
+    MemoConformance,
+    ResultConformance,
+    SettlementConformance,
+    TransportConformance,
+)
+from queuelib_rabbitmq.blobs import session
+from queuelib_rabbitmq.transport import parse
 
 
 @pytest.fixture
@@ -44,7 +53,7 @@ class TestClassicQueues(TransportConformance):
 class TestResults(ResultConformance):
     """A stream."""
 
-    expected = ResultCapabilities(survives_restart=True)
+    expected = ResultCapabilities(survives_restart=True, large_apart=False)
 
 
 class TestSettlement(SettlementConformance):
@@ -58,3 +67,65 @@ class TestSettlementWithRedis(SettlementConformance):
     def results_url(self, redis_url: str) -> str:
         """Redis."""
         return redis_url
+
+
+class TestBlobs(BlobConformance):
+    """A queue each."""
+
+    def test_a_queue_that_was_never_filled(self, url: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who dies between making a queue and filling it leaves no piece, and the next put fills it."""
+        monkeypatch.setattr("queuelib_rabbitmq.blobs._PATIENCE", 0.05)
+        with self.blobs(url, place) as blobs:
+            with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+                patch.setattr("queuelib_rabbitmq.blobs.Session.publish", lambda *_: 1 / 0)
+                blobs.put({b"name": b"data"})
+            assert blobs.get([b"name"]) == [None]
+            assert blobs.renew([b"name"]) == [False]
+            blobs.put({b"name": b"data"})
+            assert blobs.get([b"name"]) == [b"data"]
+            blobs.drop([b"name"])
+
+    def test_others_may_keep_it_for_another_time(self, url: str, place: str) -> None:
+        """A queue of another time to live serves as it is."""
+        with self.blobs(url, place, 60.0) as ours, self.blobs(url, place, 90.0) as theirs:
+            ours.put({b"name": b"data"})
+            theirs.put({b"name": b"data", b"more": b"data"})
+            assert ours.get([b"name", b"more"]) == [b"data", b"data"]
+            ours.drop([b"name", b"more"])
+
+    def test_it_is_one_message(self, url: str, place: str) -> None:
+        """Published twice at once it is there once."""
+        with self.blobs(url, place) as blobs:
+            blobs.put({b"name": b"data"})
+            with session(parse(url)) as opened:
+                queue = blobs._queue(b"name")  # type: ignore[attr-defined]
+                opened.publish(queue, b"data")
+                assert opened.waiting(queue) == 1
+            blobs.drop([b"name"])
+
+
+class TestMemos(MemoConformance):
+    """A queue each."""
+
+    def test_a_queue_that_was_never_filled(self, url: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who dies between making a queue and filling it leaves none for good: it is read as nothing, and filled later."""
+        monkeypatch.setattr("queuelib_rabbitmq.memos._PATIENCE", 0.05)
+        key = Key(bytes(16), 1)
+        memo = Memo(key, "state", b"data", 60.0)
+        with self.memos(url, place, key) as memos, session(parse(url)) as opened:
+            arguments = {"x-queue-type": "classic", "x-expires": 90_000, "x-max-length": 1}
+            opened.waiting(memos._queue("state", key), arguments)  # type: ignore[attr-defined]
+            assert memos.read("state", [key]) == [None]
+            memos.write([memo])
+            assert memos.read("state", [key]) == [b"data"]
+
+    def test_a_queue_that_has_gone(self, url: str, place: str) -> None:
+        """Somebody removed it behind the writer's back: the next write makes it anew."""
+        key = Key(bytes(16), 2)
+        memo = Memo(key, "state", b"data", 60.0)
+        with self.memos(url, place, key) as memos:
+            memos.write([memo])
+            with session(parse(url)) as opened:
+                opened.channel.queue_delete(memos._queue("state", key))  # type: ignore[attr-defined]
+            memos.write([memo])
+            assert memos.read("state", [key]) == [b"data"]

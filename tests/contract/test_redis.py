@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from queuelib.ports import Redelivery, ResultCapabilities, TransportCapabilities
-from queuelib.testing import ResultConformance, SettlementConformance, TransportConformance
+from queuelib.testing import (
+    BlobConformance,
+    MemoConformance,
+    ResultConformance,
+    SettlementConformance,
+    TransportConformance,
+)
 
 
 @pytest.fixture
@@ -53,3 +59,11 @@ class TestSettlementWithSqlite(SettlementConformance):
     def results_url(self, tmp_path: Path) -> str:
         """A file."""
         return f"sqlite:///{tmp_path}/results.db"
+
+
+class TestBlobs(BlobConformance):
+    """Keys."""
+
+
+class TestMemos(MemoConformance):
+    """Keys."""

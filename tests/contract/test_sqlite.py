@@ -7,10 +7,10 @@ import os
 import select
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -21,8 +21,17 @@ from queuelib.ids import Key, new_bundle_id
 from queuelib.message import Outgoing
 from queuelib.outcome import FAILED, QUEUED, RETRYING, RUNNING, SUCCEEDED, Record
 from queuelib.ports import Redelivery, ResultCapabilities, Settled, TransportCapabilities
-from queuelib.testing import ResultConformance, SettlementConformance, TransportConformance
+from queuelib.testing import (
+    BlobConformance,
+    MemoConformance,
+    ResultConformance,
+    SettlementConformance,
+    TransportConformance,
+    eventually,
+)
 from queuelib.testing.conformance import span
+from queuelib_sqlite.blobs import SqliteBlobs
+from queuelib_sqlite.results import SqliteResults
 from queuelib_sqlite.store import LAYOUT, Store
 
 
@@ -255,17 +264,25 @@ def _refuse(*_: object) -> None:
     raise BrokerUnavailable("locked")
 
 
-def test_older_layout_is_brought_up_to_date(tmp_path: Path) -> None:
-    """A file from before there were spans, and exchanges for plain kombu programs, gets their tables."""
+@pytest.mark.parametrize(
+    ("layout", "lacking"),
+    [
+        (1, ("span", "exchange", "queue", "binding", "blob", "memo")),
+        (2, ("blob", "memo")),
+        (3, ("memo",)),
+    ],
+)
+def test_older_layout_is_brought_up_to_date(tmp_path: Path, layout: int, lacking: tuple[str, ...]) -> None:
+    """A file from before there were spans, exchanges for plain kombu programs, blobs or memos gets what it lacks."""
     path = tmp_path / "a.db"
     first = Store(path)
     assert first.connection.execute("PRAGMA user_version").fetchone() == (LAYOUT,)
-    for table in ("span", "exchange", "queue", "binding"):
+    for table in lacking:
         first.connection.execute(f"DROP TABLE {table}")
-    first.connection.execute("PRAGMA user_version = 1")
+    first.connection.execute(f"PRAGMA user_version = {layout}")
     first.close()
     again = Store(path)
-    for table in ("span", "exchange", "queue", "binding"):
+    for table in lacking:
         assert again.connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)  # noqa: S608 - no input
     assert again.connection.execute("PRAGMA user_version").fetchone() == (LAYOUT,)
     again.close()
@@ -287,3 +304,51 @@ class TestSettlementInTwoFiles(SettlementConformance):
     def results_url(self, tmp_path: Path) -> str:
         """Another file."""
         return f"sqlite:///{tmp_path}/results.db"
+
+
+class TestBlobs(BlobConformance):
+    """Rows."""
+
+    def test_others_write_between_two_pieces(self, tmp_path: Path) -> None:
+        """Nobody waits for all of an object: while it is put, or dropped, another writer has the file for itself."""
+        path = tmp_path / "a.db"
+        other = Store(path)
+        written: list[int] = []
+
+        class Slow(dict[bytes, bytes]):
+            def items(self) -> Any:
+                for name, data in super().items():
+                    yield name, data
+                    with other.write(deadline=0.0) as connection:
+                        written.extend(connection.execute("SELECT max(id) FROM blob").fetchone())
+
+            def __iter__(self) -> Iterator[bytes]:
+                return (name for name, _ in self.items())
+
+        with closing(SqliteBlobs(path, "x", 60.0)) as blobs:
+            some = Slow({bytes([number]): b"data" for number in range(3)})
+            blobs.put(some)
+            assert written == [1, 2, 3]
+            blobs.drop(cast("Any", some))
+        assert written[3:] == [3, 3, None]
+        other.close()
+
+    def test_what_is_over_goes_with_outcomes(self, tmp_path: Path) -> None:
+        """A worker that only settles jobs sweeps them too, some at a time."""
+        path = tmp_path / "a.db"
+        with closing(SqliteBlobs(path, "x", 0.001)) as blobs, closing(SqliteBlobs(path, "x", 60.0)) as kept:
+            kept.put({b"kept": b"data"})
+            blobs.put({bytes([number]): b"data" for number in range(5)})
+        with closing(SqliteResults(path, "x", 60.0)) as results, closing(Store(path)) as store:
+
+            def is_swept() -> bool:
+                results._sweep_at = 0.0
+                with store.write() as connection:
+                    results.sweep(connection)
+                    return bool(connection.execute("SELECT name FROM blob").fetchall() == [(b"kept",)])
+
+            eventually(is_swept, within=10.0)
+
+
+class TestMemos(MemoConformance):
+    """Rows."""

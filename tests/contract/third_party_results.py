@@ -95,12 +95,15 @@ class JournalResults:
 
     def announce(self, worker: WorkerInfo, lifetime: float) -> None:
         until = time.time() + lifetime
-        self._append("worker", (worker.name, worker.host, worker.pid, worker.colors, worker.tasks, worker.at, until))
+        self._append(
+            "worker",
+            (worker.name, worker.host, worker.pid, worker.colors, worker.tasks, worker.at, until, worker.processes),
+        )
 
     def workers(self) -> list[WorkerInfo]:
         last = {row[0]: row for row in self._rows("worker")}
         alive = [row for row in last.values() if row[6] > time.time()]
-        return [WorkerInfo(row[0], row[1], row[2], tuple(row[3]), tuple(row[4]), row[5]) for row in alive]
+        return [WorkerInfo(row[0], row[1], row[2], tuple(row[3]), tuple(row[4]), row[5], row[7]) for row in alive]
 
     def close(self) -> None:
         pass

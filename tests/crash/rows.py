@@ -18,8 +18,6 @@ __all__ = ["BROKERS", "LATER", "QUICK", "Row", "all_rows", "row"]
 BROKERS = ("sqlite", "redis", "rabbitmq")
 QUICK: tuple[int, ...] = (1, 2, 3, 4, 5, 8, 9, 10, 13, 14, 18, 22, 29, 36, 39, 41, 44, 50, 51, 58, 61, 62)
 LATER = {
-    6: "workflows are not built yet",
-    48: "groups and chords are not built yet",
     53: "schedules are not built yet",
     54: "schedules are not built yet",
     55: "schedules are not built yet",

@@ -2,7 +2,8 @@
 
 A block whose first line is `# name.py` is that file, and runs as a program of its own in the page's folder. The other
 blocks of a page are one program, in their order, in the same folder; they see the page's files as modules. A block
-after `<!-- not run: reason -->` is left out.
+after `<!-- not run: reason -->` is left out. A file called `test_….py` is run by pytest, with the page's pytest.ini,
+the INI block whose first line is `# pytest.ini`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _FENCE = re.compile(
 )
 _NOT_RUN = re.compile(r"<!--\s*not run: (?P<reason>[^>]*?)\s*-->\s*\Z")
 _FILE = re.compile(r"# (?P<name>[a-z_][a-z0-9_]*\.py)\n")
+_PYTEST = ("-m", "pytest", "-p", "queuelib.testing.plugin", "-p", "no:cacheprovider")
 _WITHIN = 60.0  # seconds for the programs of one page
 
 
@@ -79,9 +81,16 @@ def programs_of(page: Path) -> dict[str, str]:
     return {**files, name: "\n".join(lines) + "\n"} if lines else files
 
 
+def pytest_ini_of(page: Path) -> str:
+    """Return the settings of pytest that a page shows; empty if it shows none."""
+    found = (match["code"] for match in _FENCE.finditer(page.read_text(encoding="utf-8")) if match["info"] == "ini")
+    return next((code for code in found if code.startswith("# pytest.ini\n")), "")
+
+
 def run(folder: Path, *arguments: str) -> str:
     """Run Python in a folder, far from any broker in the environment; return what it printed."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("QUEUELIB_")}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # ours is named below, whether it is installed or not
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "backends")])
     done = subprocess.run(
         [sys.executable, "-W", "error", *arguments],
@@ -104,8 +113,10 @@ def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
     programs = programs_of(page)
     for name, code in programs.items():
         (tmp_path / name).write_text(code, encoding="utf-8")
+    if settings := pytest_ini_of(page):
+        (tmp_path / "pytest.ini").write_text(settings, encoding="utf-8")
     for name in programs:
-        run(tmp_path, name)
+        run(tmp_path, *(_PYTEST if name.startswith("test_") else ()), name)
 
 
 def test_the_examples_of_the_readme_print_what_it_says(tmp_path: Path) -> None:

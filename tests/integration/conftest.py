@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from queuelib import Dispatcher
 from tests.integration.lab import KINDS, Lab, clean, load_deeds
 
 if TYPE_CHECKING:
@@ -79,3 +80,23 @@ def served(broker_kind: str, standing: tuple[str, str], tmp_path: Path) -> Itera
         yield lab
     finally:
         lab.close()
+
+
+@pytest.fixture(scope="module", params=("memory", *KINDS))
+def pooled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dispatcher]:
+    """A dispatcher that allows pickle, and two processes that serve it."""
+    kind, namespace = request.param, f"pool{secrets.token_hex(6)}"
+    if kind == "memory":
+        url = f"memory://{namespace}"
+    elif kind == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('pool')}/jobs.db"
+    else:
+        url = request.getfixturevalue(f"{kind}_url")
+    dispatcher = Dispatcher(url, namespace=namespace, allow_pickle=True)
+    try:
+        with dispatcher.workers(processes=2):
+            dispatcher.close()
+            yield dispatcher
+    finally:
+        dispatcher.close()
+        clean(kind, url, namespace)

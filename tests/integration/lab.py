@@ -368,7 +368,7 @@ def clean(kind: str, url: str, namespace: str) -> None:
 
 def _clean_redis(url: str, namespace: str) -> None:
     with redis.Redis.from_url(url.partition("?")[0]) as client:
-        keys = list(client.scan_iter(f"{namespace}*", count=1000))
+        keys = list(client.scan_iter(f"{{{namespace}}}*", count=1000))
         if keys:
             client.delete(*keys)
 
@@ -385,7 +385,7 @@ def plain_connection(url: str) -> pika.BlockingConnection:
 def _clean_amqp(url: str, namespace: str) -> None:
     with closing(plain_connection(url)) as connection:
         channel = connection.channel()
-        for name in (*COLORS, "results", "control", "workers", "quarantine"):
+        for name in (*COLORS, "inputs", "results", "control", "workers", "quarantine"):
             channel.queue_delete(f"{namespace}.{name}")
         try:
             connection.channel().exchange_declare(f"{namespace}.delayed", passive=True)

@@ -424,6 +424,17 @@ def test_cancel_of_a_running_job_lets_it_finish(served: Lab) -> None:
     assert job.result(timeout=WITHIN) == "started"
 
 
+def test_many_that_were_cancelled_keep_nobody_waiting(lab: Lab) -> None:
+    """A worker that took only what will never start takes more at once."""
+    square = lab.deeds.square
+    cancelled = [square.submit(i) for i in range(600)]
+    lab.dispatcher.open_results().cancel([job.key for job in cancelled])
+    job = square.submit(7)
+    lab.worker()
+    assert job.result(timeout=WITHIN) == 49
+    assert {one.state for one in cancelled} == {"cancelled"}
+
+
 def test_cancelled_before_any_worker_lives(lab: Lab) -> None:
     """A job cancelled while nobody serves it ends cancelled once a worker comes, and does not run."""
     history = lab.history()

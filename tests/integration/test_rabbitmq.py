@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from queuelib import broker
 from queuelib.broker import Publisher, open_lane
 from queuelib.broker.consumer import ConsumerLane
 from queuelib.errors import BrokerUnavailable, ConfigurationError, QueuelibError, SubmitUnknown
@@ -24,7 +26,7 @@ from queuelib.message import Outgoing
 from queuelib.outcome import FAILED, SUCCEEDED, Record
 from queuelib.ports import QuarantineItem, Settled, StillReading, TransportCapabilities, TransportSettings, WorkerInfo
 from queuelib_rabbitmq import BACKEND
-from queuelib_rabbitmq.io import Io, _parameters
+from queuelib_rabbitmq.io import Io, parameters
 from queuelib_rabbitmq.ladder import Ladder
 from queuelib_rabbitmq.settlement import RabbitSettlement
 from queuelib_rabbitmq.transport import parse
@@ -378,10 +380,11 @@ class TestLane:
                     heard[color] = error
 
             threads = [threading.Thread(target=publish, args=(color,)) for color in ("red", "green")]
-            with publisher._lock:
-                for thread in threads:
-                    thread.start()
-                eventually(lambda: len(publisher._queue) == 2)
+            another = publisher._owner = broker._Order((), math.inf)
+            for thread in threads:
+                thread.start()
+            eventually(lambda: len(publisher._queue) == 2)
+            publisher._let_go(another)
             for thread in threads:
                 thread.join()
         assert heard["red"] is None
@@ -589,7 +592,7 @@ class TestResults:
     def test_a_server_that_says_nothing(self, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """An attempt that is given up before it has got anywhere hangs up."""
         monkeypatch.setattr("queuelib_rabbitmq.results.SUBMIT_DEADLINE", 0.2)
-        monkeypatch.setattr("queuelib_rabbitmq.io._parameters", partial(_patient, _parameters))
+        monkeypatch.setattr("queuelib_rabbitmq.io.parameters", partial(_patient, parameters))
         with socket.create_server(("127.0.0.1", 0)) as silent:
             port = silent.getsockname()[1]
             one = BACKEND.results(f"amqp://guest:guest@127.0.0.1:{port}//", namespace, 60.0)

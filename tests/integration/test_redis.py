@@ -654,8 +654,9 @@ def test_a_publish_without_an_answer_is_made_again(lane: Callable[..., Lane]) ->
 def test_a_successor_without_an_answer_is_in_doubt(lane: Callable[..., Lane]) -> None:
     """What may be there twice is not sent again: SubmitUnknown has the frames as they were given."""
     sender = lane()
-    sender.publish([outgoing(b"before")], 5.0)  # so that the server knows the script: its answer to that would be lost
-    assert len(take(sender, 1)) == 1
+    before = [outgoing(b"before")._replace(is_successor=True), outgoing(b"as well")]
+    sender.publish(before, 5.0)  # so that the server knows the scripts: its answer to that would be lost
+    assert len(take(sender, 2)) == 2
     lose_answers(sender)
     frames = [outgoing(b"one")._replace(is_successor=True), outgoing(b"two")]
     with pytest.raises(SubmitUnknown) as caught:

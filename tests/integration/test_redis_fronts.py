@@ -160,7 +160,7 @@ class TestTls:
             record = Record(key, SUCCEEDED, 1, b"value" * 10_000, 1.5)
             writer = threading.Thread(target=worker.store, args=([record], client.inbox()))
             writer.start()
-            announced, seen = client.listen(client.inbox(), 5.0, [key])
+            announced, seen = client.read(client.inbox(), 5.0, [key])
             writer.join()
             assert announced is not None
             assert unpack(announced) == [key]

@@ -304,6 +304,30 @@ def test_a_child_that_closes_an_inherited_connection_leaves_its_parents_queues(u
         assert found.payload == "hello"
 
 
+def test_a_child_that_goes_on_in_its_parents_transaction(url: str) -> None:
+    """It is told that nothing was written; what it did is not taken for the parent's."""
+    code = """
+from queuelib_sqlite.store import Store
+store = Store(__import__("pathlib").Path(sys.argv[1].removeprefix("sqlite:///")))
+store.connection
+pids = []
+signal.signal(signal.SIGUSR1, lambda *_: pids.append(os.fork()))
+try:
+    with store.write() as connection:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        me = "parent" if pids[0] else "child"
+        connection.execute("INSERT INTO queue VALUES (?)", (me,))
+        if me == "parent":
+            code = reap(pids[0])
+except Exception as error:
+    print(me, type(error).__name__, flush=True)
+    os._exit(0)
+with store.read() as connection:
+    print(code, connection.execute("SELECT * FROM queue").fetchall(), flush=True)
+"""
+    assert run(code, url).splitlines() == ["child BrokerUnavailable", "0 [('parent',)]"]
+
+
 def test_a_child_that_closes_inherited_results_silences_nobody(url: str) -> None:
     """The parent's pipe stays registered, and the child's waiting takes no ring from it."""
     results = plugins.backend_for(url).results(url, "lab", 3600.0)

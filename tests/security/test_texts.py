@@ -69,7 +69,7 @@ def test_s09_a_child_looks_a_name_up_as_well() -> None:
     dispatcher = Dispatcher("memory://names")
     executor = Executor(dispatcher, "w")
     for name in ("os.system", "builtins.exec", "queuelib.errors.DecodeError"):
-        lot = Lot([name, b"", None, bytes(16), None, 1, b"\x91\x91\x01"], "w")
+        lot = Lot([name, b"", None, bytes(16), None, 1, b"\x91\x91\x01", None], "w")
         (outcome,) = executor.outcomes(lot, 0)
         assert isinstance(outcome, Quarantined)
 
@@ -100,7 +100,7 @@ def test_s10_arguments_of_other_types_fail_before_the_handler() -> None:
         None,
     ]
     for arguments in wrong:
-        lot = Lot(["typed", schema, None, bytes(16), None, 1, b"\x91" + encode(arguments)], "w")
+        lot = Lot(["typed", schema, None, bytes(16), None, 1, b"\x91" + encode(arguments), None], "w")
         (outcome,) = executor.outcomes(lot, 0)
         assert isinstance(outcome, Failed | Quarantined), arguments
     assert calls == []

@@ -187,6 +187,49 @@ class TestBuiltin:
             assert (rebuilt.type_name, str(rebuilt)) == (name, f"{cls.__name__}: stop")
 
 
+class ExitsHere(Exception):
+    """An exception whose class ends the program that makes it again."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        if args == ("again",):
+            raise SystemExit(3)
+
+
+class NoError(Exception):
+    """An exception whose class makes something else."""
+
+    def __new__(cls, *args: object) -> Any:
+        """Return a number for a text."""
+        return 7 if args == ("again",) else super().__new__(cls, *args)
+
+
+class Locked(Exception):
+    """An exception that lets nobody set anything."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise RuntimeError(name)
+
+
+class TestHarmfulClasses:
+    """Registered classes whose own code does harm at the reader."""
+
+    @pytest.mark.parametrize("cls", [ExitsHere, NoError])
+    def test_they_are_not_made(self, cls: type[Exception]) -> None:
+        """What is raised is an Exception, whatever they do."""
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        failure = body.of_failure("lab.work", name, "again", codec.encode(["again"]), "a traceback")
+        rebuilt = body.rebuild(body.read(failure), {name: cls})
+        assert type(rebuilt) is RemoteError
+        assert isinstance(rebuilt.__cause__, RemoteTraceback)
+
+    def test_the_cause_is_set_in_any_case(self) -> None:
+        """Whatever their `__setattr__` does."""
+        rebuilt = across(Locked("x"), {f"{Locked.__module__}.{Locked.__qualname__}": Locked})
+        assert type(rebuilt) is Locked
+        assert isinstance(rebuilt.__cause__, RemoteTraceback)
+
+
 class TestForeign:
     """Exceptions of users."""
 

@@ -11,7 +11,7 @@ from kombu.connection import Connection
 from kombu.exceptions import ChannelError
 
 from queuelib.broker.link import Link
-from queuelib.errors import BrokerUnavailable, ConfigurationError, EncodeError
+from queuelib.errors import BrokerUnavailable, CancelledError, ConfigurationError, EncodeError, Shutdown, SoftTimeLimit
 from queuelib.ports import TransportCapabilities, TransportSettings
 
 
@@ -20,7 +20,9 @@ def new_link() -> Link:
     return Link(Connection("memory://"), TransportSettings("memory://", TransportCapabilities()))
 
 
-@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
+@pytest.mark.parametrize(
+    "interrupt", [KeyboardInterrupt, SystemExit, ZeroDivisionError, SoftTimeLimit, CancelledError, Shutdown]
+)
 def test_an_interrupted_connection_is_dead(interrupt: type[BaseException]) -> None:
     """It may be in the midst of a frame: nothing is said on it any more, not even goodbye."""
     link = new_link()
@@ -38,6 +40,20 @@ def test_an_error_of_our_own_leaves_it_alive() -> None:
     with pytest.raises(EncodeError), link.guarded():
         raise EncodeError("too odd")
     assert not link.is_dead
+    link.close()
+
+
+def test_a_time_limit_is_no_silence_of_the_server() -> None:
+    """It is a TimeoutError, and so is what a driver raises when nothing has arrived."""
+    link = new_link()
+
+    def drain_events(**_: Any) -> None:
+        raise SoftTimeLimit("too long")
+
+    link.connection.drain_events = drain_events
+    with pytest.raises(SoftTimeLimit), link.guarded():
+        link.drain()
+    assert link.is_dead
     link.close()
 
 

@@ -147,6 +147,44 @@ def send_to_two_queues(declare: Callable[[], None], answers: int | None = None) 
     return [frame.bundle.hex() for frame in frames]
 
 
+class Newborn(Server):
+    """A server whose queue refuses what comes in the first moments of its life; time passes while somebody listens."""
+
+    def __init__(self, channel: Channel, time: Time, ready_after: float) -> None:
+        super().__init__(channel, lambda: None)
+        self._time = time
+        self._ready_at = time.now + ready_after
+
+    def drain(self, _timeout: float = 0.0) -> None:
+        """Answer for what was sent, and let time pass."""
+        self._has_refused = self._time.now >= self._ready_at
+        if self._channel.unconfirmed:
+            super().drain()
+        else:
+            self._time.now += _timeout
+
+    def declare(self, _queue: str, _arguments: Any) -> None:
+        """Find it there."""
+
+
+@pytest.mark.parametrize(("ready_after", "left_over"), [(0.3, 5.0), (0.3, 0.45), (60.0, 5.0)])
+def test_a_newborn_queue_is_tried_again(ready_after: float, left_over: float) -> None:
+    """After a moment, as long as the deadline allows it; then the answer is a clear no."""
+    channel, time = Channel(), Time()
+    link: Any = Newborn(channel, time, ready_after)
+    frame = Outgoing("red", b"bundle", b"frame")
+    post, orders = Post(link, time.clock), [(channel, [Parcel("new", frame.frame, {}, owner=frame)])]
+    began = time.now
+    if ready_after < 1.0 and left_over > 1.0:
+        post.send(orders, left_over)  # type: ignore[arg-type]  # a fake
+    else:
+        with pytest.raises(BrokerUnavailable, match="refused 1 frames") as caught:
+            post.send(orders, left_over)  # type: ignore[arg-type]  # a fake
+        assert caught.value.accepted == ()
+    assert time.now - began <= min(left_over, 1.0)
+    assert channel.unconfirmed == {}
+
+
 BUNDLES = [(bytes([at]) * 12).hex() for at in range(3)]
 
 

@@ -249,12 +249,53 @@ def test_a_forked_child_leaves_the_connection_alone(lane: Lane, monkeypatch: pyt
     publisher = new_publisher()
     lane.gate.set()
     publisher.publish([frame(0)], 10.0)
-    held = publisher._lock
-    with held:  # as another thread of the parent may, at the moment of the fork
-        monkeypatch.setattr(broker.os, "getpid", lambda: -1)  # type: ignore[attr-defined]
-        publisher.close()
-        assert lane.closed == 0
-        publisher.publish([frame(1)], 10.0)
+    publisher._owner = broker._Order((), 0.0)  # as another thread of the parent may be, at the moment of the fork
+    monkeypatch.setattr(broker.os, "getpid", lambda: -1)  # type: ignore[attr-defined]
+    publisher.close()
+    assert lane.closed == 0
+    publisher.publish([frame(1)], 10.0)
     assert lane.opened == 2
     publisher.close()
     assert lane.closed == 1
+
+
+@pytest.mark.parametrize("where", ["_await_turn", "_let_go"])
+def test_an_interrupt_leaves_the_connection_to_others(lane: Lane, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Also at the very moment at which a thread has got it, or gives it up."""
+    publisher = new_publisher()
+    lane.gate.set()
+    method, calls = getattr(publisher, where), list[object]()
+
+    def once_interrupted(order: Any) -> Any:
+        result = method(order)
+        calls.append(order)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(publisher, where, once_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publisher.publish([frame(0)], 10.0)
+    publisher.publish([frame(1)], 0.5)
+    publisher.close()
+    assert publisher._owner is None
+    assert publisher._queue == publisher._waiting == []
+
+
+def test_an_interrupt_amid_passing_on_passes_on(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is done again: nobody else could."""
+    publisher = new_publisher()
+    lane.gate.set()
+    let_go, calls = publisher._let_go, list[object]()
+
+    def once_interrupted(order: Any) -> None:
+        calls.append(order)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        let_go(order)
+
+    monkeypatch.setattr(publisher, "_let_go", once_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publisher.publish([frame(0)], 10.0)
+    publisher.publish([frame(1)], 0.5)
+    assert publisher._owner is None

@@ -32,3 +32,10 @@ def test_help_teaches(path: tuple[str, ...], command: click.Command) -> None:
     assert usage.startswith("Usage: queuelib")
     assert len(about.split()) >= 4
     assert [param.name for param in command.params if isinstance(param, click.Option) and not param.help] == []
+
+
+def test_worker_without_a_module_says_what_to_name() -> None:
+    """Only one that may run pickled functions needs none."""
+    result = CliRunner().invoke(cli, ["worker"], prog_name="queuelib")
+    assert result.exit_code == 2
+    assert "MODULE or FILE.py" in result.stderr

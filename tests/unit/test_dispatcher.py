@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from queuelib import Dispatcher
+from queuelib.clock import Clock
 from queuelib.errors import ConfigurationError, SubmitUnknown
+from queuelib.ids import created_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -72,3 +74,17 @@ def test_a_duration_that_makes_no_sense(name: str, value: Any) -> None:
     options: dict[str, Any] = {name: value}
     with pytest.raises(ConfigurationError, match=f"^{name} is "):
         Dispatcher("memory://nowhere", **options)
+
+
+def test_a_redirected_dispatcher_is_as_before_afterwards() -> None:
+    """Also where it had no URL of its own, and where the block ends by an error."""
+    clock = Clock(wall=lambda: 1000.0)
+    dispatcher = Dispatcher(results="memory://its-results", namespace="own")
+    place = dispatcher.broker_url, dispatcher.results_url, dispatcher.namespace
+    with pytest.raises(KeyError), dispatcher.redirected("memory://elsewhere", clock=clock):
+        job = dispatcher.task(name="lab.none")(lambda: None).submit()
+        assert created_at(job.key.bundle) == 1000.0
+        assert (dispatcher.broker_url, dispatcher.results_url) == ("memory://elsewhere", "memory://elsewhere")
+        assert dispatcher.namespace == "own"
+        raise KeyError
+    assert (dispatcher.broker_url, dispatcher.results_url, dispatcher.namespace) == place

@@ -222,7 +222,7 @@ class TestVersion:
     @pytest.mark.parametrize("rest", [[], [None, None, b"payload"], [{}, "of", "another", b"shape"]])
     def test_a_newer_one(self, rest: list[Any]) -> None:
         """It is named, whatever follows the number, so that a worker can leave it to a newer one."""
-        with pytest.raises(UnsupportedVersion, match=r"has version 99; this queuelib reads version 2"):
+        with pytest.raises(UnsupportedVersion, match=r"has version 99; this queuelib reads versions 2 to 4"):
             decode(msgpack.packb([99, *rest]))
 
     def test_an_older_one(self) -> None:
@@ -243,7 +243,7 @@ class TestVersion:
             "",
             b"",
         ]
-        with pytest.raises(UnsupportedVersion, match=r"has version 1; this queuelib reads version 2"):
+        with pytest.raises(UnsupportedVersion, match=r"has version 1; this queuelib reads versions 2 to 4"):
             decode(msgpack.packb([1, None, None, msgpack.packb([header, [b"\x90"]])]))
 
 

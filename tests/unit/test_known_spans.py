@@ -50,16 +50,35 @@ def test_dropping_one_job_leaves_the_others() -> None:
 
 
 def test_oldest_spans_go_first() -> None:
-    """Beyond the bound spans are dropped, except those that somebody waits for, and the time is noted."""
+    """Beyond the bound spans are dropped, except those that somebody waits for, and it is told which."""
     bundles = [new_bundle_id(time.time()) for _ in range(20)]
-    known = Known(8_000, lambda record: record.key.bundle == bundles[0])
+    dropped: list[bytes] = []
+    known = Known(8_000, lambda record: record.key.bundle == bundles[0], dropped.append)
     for bundle in bundles:
         known.add(span(50, bundle=bundle))
     left = [known.get(Key(bundle, 7)) is not None for bundle in bundles]
     assert left[0]
     assert left[-1]
     assert not all(left)
-    assert known.forgotten > 0
+    assert dropped == [bundle for bundle, is_left in zip(bundles, left, strict=True) if not is_left]
+
+
+def test_limited_later() -> None:
+    """What is there stays until something more comes, and then goes."""
+    known = Known(1_000_000, lambda _: False)
+    done = [span(50) for _ in range(20)]
+    for one in done:
+        known.add(one)
+    known.limit(8_000)
+    assert known.get(done[0].key) is not None
+    known.add(span(50))
+    left = [known.get(one.key) is not None for one in done]
+    assert not left[0]
+    assert left[-1]
+    known.limit(1_000_000)
+    for one in done:
+        known.add(one)
+    assert known.get(done[0].key) is None
 
 
 def test_unreadable_span_is_as_good_as_nothing() -> None:

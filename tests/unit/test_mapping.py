@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from itertools import count, islice
 from random import Random
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from queuelib import codec
 from queuelib.bundle import TARGET, Chunk, Chunks, Sizes
+from queuelib.errors import JobTimeout
 from queuelib.ids import Key
-from queuelib.mapping import FEWEST_AHEAD, Stream
+from queuelib.mapping import FEWEST_AHEAD, NO_LIMITS, Limits, Stream
 from queuelib.outcome import FAILED, QUEUED, SUCCEEDED, Record
 from tests.unit.fakes import FakeResults, quick
 
@@ -101,8 +103,9 @@ class FakeOutcomes:
 
     def wait_for(self, keys: Sequence[Key], timeout: float | None, about: tuple[str, str], *, are_open: bool) -> Record:
         """End one of the jobs, and sometimes more, also some that nobody waits for yet."""
-        assert timeout is None
         assert are_open
+        if timeout is not None and timeout <= 0.0:
+            raise JobTimeout
         self.abouts.add(about)
         able = [key for key in keys if self.arguments[key] not in self.stuck]
         others = [key for key in self.arguments if key not in self.ended]
@@ -149,10 +152,16 @@ def timed(size: int) -> Sizes:
     return sizes
 
 
-def stream(outcomes: Any, arguments: Iterable[int], sizes: Sizes | None = None, total: int | None = None) -> Stream:
+def stream(
+    outcomes: Any,
+    arguments: Iterable[int],
+    sizes: Sizes | None = None,
+    total: int | None = None,
+    limits: Limits = NO_LIMITS,
+) -> Stream:
     """Return a map over these arguments that has begun to submit, as the dispatcher begins it."""
-    sizes = sizes or Sizes()
-    made = Stream(Chunks(arguments, packed, sizes, total), outcomes.send, outcomes, sizes, ("lab.work", "red"))
+    sizes = limits.sizes(sizes or Sizes())
+    made = Stream(Chunks(arguments, packed, sizes, total), outcomes.send, outcomes, sizes, ("lab.work", "red"), limits)
     made.refill()
     return made
 
@@ -228,6 +237,126 @@ class TestOrder:
         outcomes = FakeOutcomes()
         assert list(stream(outcomes, range(3)).results(ordered=True)) == [0, 1, 2]
         assert outcomes.abouts == {("lab.work", "red")}
+
+
+class TestLimits:
+    """What a caller allows."""
+
+    @quick
+    @given(
+        length=st.integers(0, 200), seed=st.integers(), room=st.integers(1, 50), size=SIZES, ordered=st.booleans(),
+        chunk=st.none() | st.integers(1, 30),
+    )  # fmt: skip
+    def test_room(self, length: int, seed: int, room: int, size: int, ordered: bool, chunk: int | None) -> None:  # noqa: FBT001, PLR0917
+        """No more is taken than there is room for beside what was handed on; and all of it comes."""
+        taken: list[int] = []
+
+        def numbers() -> Iterator[int]:
+            for number in range(length):
+                taken.append(number)
+                yield number
+
+        outcomes = FakeOutcomes(seed, span=10, seconds=TARGET / (size + 0.5))
+        results = stream(outcomes, numbers(), timed(size), limits=Limits(room=room, chunk=chunk)).results(
+            ordered=ordered
+        )
+        got = []
+        assert len(taken) == min(room, length) or (room >= 16 and len(taken) > room * 7 // 8 - 1)
+        for value in results:
+            got.append(value)
+            assert len(taken) <= len(got) + room
+        assert sorted(got) == (list(range(length)) if ordered else [(n, n) for n in range(length)])
+
+    def test_chunk(self) -> None:
+        """So many calls share a message, whatever is known of their run times; but never more than a message may hold."""
+        for chunk, size in ((7, 7), (5000, 4096)):
+            outcomes = FakeOutcomes()
+            made = stream(outcomes, range(10_000), limits=Limits(chunk=chunk))
+            assert {made.sizes.at(position) for position in (0, 5000)} == {size}
+            first = next(iter(outcomes.arguments))
+            assert sum(key.bundle == first.bundle for key in outcomes.arguments) == size
+
+    @pytest.mark.parametrize("ordered", [True, False])
+    def test_time(self, ordered: bool) -> None:  # noqa: FBT001 - a parameter
+        """What is there when the time is over is still handed on; then it raises, and the rest is cancelled."""
+        outcomes = FakeOutcomes()
+        made = stream(outcomes, range(3), limits=Limits(until=time.monotonic(), timeout=0.5))
+        outcomes.end(next(iter(outcomes.arguments)))
+        results = made.results(ordered=ordered)
+        assert next(results) == (0 if ordered else (0, 0))
+        with pytest.raises(JobTimeout, match=r"within 0\.5 s"):
+            next(results)
+        assert outcomes.cancelled == {1, 2}
+
+    def test_cut(self) -> None:
+        """Nothing more is submitted; whether that was all is known in the end."""
+        for length, is_short in ((5, False), (FEWEST_AHEAD, False), (FEWEST_AHEAD + 1, True)):
+            made = stream(FakeOutcomes(), range(length), limits=Limits(chunk=1))
+            made.cut()
+            assert list(made.results(ordered=True)) == list(range(min(length, FEWEST_AHEAD)))
+            assert made.is_short is is_short
+
+    @pytest.mark.parametrize("ordered", [True, False])
+    def test_ctrl_c_cuts_what_shows_a_bar(self, ordered: bool) -> None:  # noqa: FBT001 - a parameter
+        """Nothing is submitted after it, however long the wait for what runs is."""
+        outcomes = FakeOutcomes()
+        made = stream(outcomes, range(5000), limits=Limits(chunk=1))
+        results = made.shown("lab", None, ordered=ordered)
+        next(results)
+        with pytest.raises(KeyboardInterrupt):
+            for at, _ in enumerate(results):
+                if at == 5:
+                    made.cut_off()
+                    raise KeyboardInterrupt
+        results.close()
+        assert len(outcomes.arguments) == FEWEST_AHEAD
+
+    def test_rest_of_a_source_that_raises(self) -> None:
+        """What came before it is run and read, then the reader gets the error as well."""
+        outcomes = FakeOutcomes()
+        made = stream(outcomes, breaking_after(5000))
+        with pytest.raises(LabError, match="no more"):
+            made.submit_rest()
+        assert outcomes.cancelled == set()
+        got: list[Any] = []
+        with pytest.raises(LabError, match="no more"):
+            got.extend(made.results(ordered=True))
+        assert got == list(range(5000))
+
+    def test_cancelled_while_it_submits(self) -> None:
+        """What was just on its way out is cancelled, too."""
+        outcomes = FakeOutcomes()
+        made = stream(outcomes, range(5000), limits=Limits(chunk=1))
+        send = made.send
+
+        def strike(batch: list[Chunk]) -> list[bytes]:
+            made.cancel()
+            return send(batch)
+
+        made.send = strike
+        made.submit_rest()
+        assert len(outcomes.arguments) > FEWEST_AHEAD
+        assert outcomes.cancelled == set(outcomes.arguments.values())
+
+    def test_rest(self) -> None:
+        """All that is left is submitted at once, before anything is read."""
+        outcomes = FakeOutcomes()
+        made = stream(outcomes, range(5000), limits=Limits(chunk=1))
+        assert len(outcomes.arguments) == FEWEST_AHEAD
+        made.submit_rest()
+        assert len(outcomes.arguments) == 5000
+        assert made.is_exhausted
+        made.wait()
+        assert len(outcomes.ended) == 5000
+        assert list(made.results(ordered=True)) == list(range(5000))
+
+    def test_cancel(self) -> None:
+        """What is on the way is cancelled, and still read: it may have ended nevertheless."""
+        outcomes = FakeOutcomes()
+        made = stream(outcomes, range(10))
+        made.cancel()
+        assert outcomes.cancelled == set(range(10))
+        assert list(made.results(ordered=True)) == list(range(10))
 
 
 class TestBounds:

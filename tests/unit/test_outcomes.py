@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from queuelib import body, codec
-from queuelib.errors import CancelledError, DecodeError
+from queuelib.errors import BrokerUnavailable, CancelledError, DecodeError, SoftTimeLimit
 from queuelib.events import Events
 from queuelib.ids import Key
 from queuelib.job import Outcomes
@@ -20,7 +20,9 @@ from tests.unit.fakes import BUNDLE_ID, FakeResults, quick
 def outcomes() -> Outcomes:
     """Return outcomes of a task whose results are plain values."""
     results: Any = FakeResults()
-    return Outcomes(lambda: results, lambda _task, data: codec.decode(data), {}, 60.0, lambda *_: "", Events())
+    return Outcomes(
+        lambda: results, lambda _task, data: codec.decode(data), {}, 60.0, lambda *_: "", Events(), lambda: results
+    )
 
 
 @quick
@@ -59,3 +61,22 @@ def test_another_ending_is_raised(state: str, data: bytes, error: type[Exception
         outcomes().values(record)
     with pytest.raises(error):
         outcomes().value(record, record.key)
+
+
+def test_a_time_limit_that_strikes_in_a_wait_is_no_outage() -> None:
+    """A driver takes it for its own timeout, so that it comes as a server that does not answer; nobody asks again then."""
+    found, results = outcomes(), FakeResults()
+    unready: Any = results
+    limit = SoftTimeLimit("the handler ran longer than its timeout")
+
+    def wait(*_: object) -> None:
+        try:
+            raise ConnectionError from limit
+        except ConnectionError as error:
+            raise BrokerUnavailable("gone") from error
+
+    unready.wait = wait
+    found.open_results = lambda: unready
+    with pytest.raises(SoftTimeLimit) as caught:
+        found.wait_for([Key(BUNDLE_ID, 0)], None, are_open=True)
+    assert caught.value is limit

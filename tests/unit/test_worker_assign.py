@@ -28,6 +28,10 @@ class FakeChild:
     ahead: float = 0.0
     bytes_ahead: int = 0
     done: int = 0
+    mates: list[FakeChild] = field(default_factory=list["FakeChild"])
+
+    def __post_init__(self) -> None:
+        self.mates.append(self)
 
 
 class Desk:
@@ -120,6 +124,8 @@ class TestHowMany:
         """With `max_jobs` no child is handed more than it may still run."""
         child = FakeChild(done=6)
         assert Desk(jobs(50), max_jobs=10).choose(child) == [(0, 4)]
+        other = FakeChild(done=1, unreported=2, mates=child.mates)  # another lane of its process
+        assert Desk(jobs(50), max_jobs=10).choose(other) == [(0, 1)]
 
     def test_one_start_after_the_other_while_colors_compete(self) -> None:
         """Which follow each other in one bundle are handed over as one run."""

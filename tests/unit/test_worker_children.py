@@ -25,7 +25,7 @@ from queuelib.worker.frames import FrameReader, send_frame
 from queuelib.worker.lease import Part
 from queuelib.worker.pace import MOST_BYTES_AHEAD, MOST_HANDED
 from queuelib.worker.plan import Plan
-from queuelib.worker.shared import NUMBER, SHARED_BYTES, STARTED, Slot, outbox
+from queuelib.worker.shared import NUMBER, RING_AT, SHARED_BYTES, STARTED, Slot, outbox
 from queuelib.worker.staff import Staff
 from tests.unit.fakes import BUNDLE_ID, make_bundle, make_part, positions
 
@@ -99,7 +99,7 @@ class TestHand:
         part = jobs(2)
         pair.child.hand([part])
         column = codec.encoded_list([codec.encode([0]), codec.encode([1])])
-        lot = ["lab.work", b"schema", None, BUNDLE_ID, None, 2, column]
+        lot = ["lab.work", b"schema", None, BUNDLE_ID, None, 2, column, None]
         assert pair.reader.ready()[0] == [[JOBS, [[lot], [[1, 0, 0, 2]]]]]
         assert pair.tokens == 2
         assert part.hold.has_handed
@@ -134,6 +134,27 @@ class TestHand:
         recalled = pair.child.recall()
         assert [part.hold.bundle.id for part in recalled] == [b"\2" * 16, b"o" * 16, b"\3" * 16, b"\4" * 16, b"p" * 16]
         assert recalled[0].number == 3
+
+    def test_jobs_of_a_bundle_that_somebody_died_over_are_read_apart(self, pair: Pair) -> None:
+        """Each has a lot of its own, so that whoever dies over its arguments dies for it alone."""
+        part = jobs(4)
+        part.hold.suspect(0, 1)
+        part.cut(1)
+        pair.child.hand([part])
+        ((_, (lots, runs)),) = pair.reader.ready()[0]
+        assert [lot[4] for lot in lots] == [[1], [2], [3]]
+        assert [lot[6] for lot in lots] == [codec.encode([[at]]) for at in (1, 2, 3)]
+        assert runs == [[1, 0, 0, 1], [2, 1, 0, 1], [3, 2, 0, 1]]
+        assert (pair.child.unreported, pair.tokens) == (3, 3)
+
+    def test_one_whose_column_cannot_be_cut_goes_whole(self, pair: Pair) -> None:
+        """The child says what is wrong with it."""
+        part = make_part(make_bundle(2, column=b"\x92\xc1\xc1"))
+        part.hold.suspect(0, 1)
+        pair.child.hand([part])
+        ((_, (lots, runs)),) = pair.reader.ready()[0]
+        assert [lot[6] for lot in lots] == [b"\x92\xc1\xc1"]
+        assert runs == [[1, 0, 0, 2]]
 
     def test_a_part_of_a_bundle_says_which_jobs_it_has(self, pair: Pair) -> None:
         """By their indexes, where those are not their places."""
@@ -358,7 +379,7 @@ class TestReports:
         """What one end wrote first may be seen last; what stays wrong was written by user code."""
         pair.child.hand([jobs(1)])
         pair.report(1)
-        pair.slot.memory[64] ^= 1
+        pair.slot.memory[RING_AT] ^= 1
         assert pair.child.reports() == []
         with pytest.raises(ValueError, match="that is no result"):
             pair.child.reports()
@@ -464,6 +485,7 @@ class TestHire:
         ours, theirs = socket.socketpair()
         crew = TemplateCrew.__new__(TemplateCrew)
         crew._control, crew.bell = ours, os.eventfd(0)
+        crew._door = ours  # any descriptor
         return crew, theirs
 
     def test_one_that_is_killed_at_once_is_made_again(self) -> None:
@@ -472,7 +494,7 @@ class TestHire:
 
         def play() -> None:
             for is_stillborn in (True, True, False):
-                _, fds, _, _ = socket.recv_fds(template, 64, 4)
+                _, fds, _, _ = socket.recv_fds(template, 64, 5)
                 with closing(socket.socket(fileno=fds[0])) as sock:
                     if not is_stillborn:
                         send_frame(sock, ("hello", os.getpid()))

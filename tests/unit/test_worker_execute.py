@@ -187,7 +187,7 @@ dispatcher.register(Greeter())
 def lot(task: str, rows: Sequence[Any], timeout: float | None = None, schema: bytes | None = None) -> Lot:
     """Return what a child is handed of a bundle of these argument lists."""
     digest = dispatcher.definitions[task].schema.hash if schema is None and task in dispatcher.definitions else schema
-    return Lot((task, digest or b"", timeout, bytes(16), None, 1, codec.encode(list(rows))), "w1")
+    return Lot((task, digest or b"", timeout, bytes(16), None, 1, codec.encode(list(rows)), None), "w1")
 
 
 def run(task: str, *rows: Any, **changes: Any) -> list[Outcome]:
@@ -213,6 +213,23 @@ def test_each_job_of_a_lot() -> None:
     assert run("lab.half", [1, ""], [4, ""]) == [codec.encode(0.5), codec.encode(2.0)]
 
 
+def test_who_asks_between_two_jobs_does_not_ask_for_the_next() -> None:
+    """A thread with a copy of the context, which the job has left behind, learns of that job, and the next of itself."""
+    one, executor = lot("lab.whoami", [[], []]), Executor(dispatcher, "w1")
+    token = running.set(one.running)
+    try:
+        outcomes = executor.outcomes(one, 0)
+        ids = []
+        for outcome in outcomes:
+            assert isinstance(outcome, bytes)
+            ids.append(codec.decode(outcome))
+            assert current_job().id == ids[-1]
+    finally:
+        running.reset(token)
+        executor.close()
+    assert len(set(ids)) == 2
+
+
 def test_one_that_does_not_fit_fails_alone() -> None:
     """The error has the path, and its neighbors run."""
     good, bad, last = run("lab.half", [1, ""], ["x", ""], [3, ""])
@@ -226,7 +243,7 @@ def test_jobs_that_came_alone() -> None:
 
     def outcomes(task: str, columns: list[bytes]) -> list[Outcome]:
         schema = dispatcher.definitions[task].schema.hash
-        one = Lot((task, schema, None, ids[: len(columns)], [0, 5, 0, 0][: len(columns)], 1, columns), "w1")
+        one = Lot((task, schema, None, ids[: len(columns)], [0, 5, 0, 0][: len(columns)], 1, columns, None), "w1")
         executor = Executor(dispatcher, "w1")
         token = running.set(one.running)
         try:
@@ -254,7 +271,7 @@ def test_jobs_that_came_alone() -> None:
 def test_a_column_that_is_not_readable_fails_all() -> None:
     """Each of its jobs has an outcome that says so."""
     broken = Lot(
-        ("lab.half", dispatcher.definitions["lab.half"].schema.hash, None, bytes(16), None, 1, b"\x92\xc1"), "w1"
+        ("lab.half", dispatcher.definitions["lab.half"].schema.hash, None, bytes(16), None, 1, b"\x92\xc1", None), "w1"
     )
     executor = Executor(dispatcher, "w1")
     outcomes = list(executor.outcomes(broken, 0))
@@ -320,6 +337,19 @@ def test_a_coroutine_may_go_on_after_its_soft_limit(case: str) -> None:
     assert done == ["saw SoftTimeLimit", "waits again", "put in order"]
 
 
+@pytest.mark.parametrize("timeout", [10.0, 90.0])
+def test_an_alarm_of_somebody_else_still_rings(timeout: float) -> None:
+    """As that of a test's own time limit, where handlers run in the test: it is neither lost nor put off."""
+    before = signal.setitimer(signal.ITIMER_REAL, 50.0, 7.0)
+    try:
+        assert run("lab.half", [4, ""], timeout=timeout) == [codec.encode(2.0)]
+        left, every = signal.getitimer(signal.ITIMER_REAL)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *before)
+    assert 0.0 < left <= 50.0
+    assert every == 7.0
+
+
 def test_the_soft_limit_in_a_group_of_tasks() -> None:
     """Their group ends them; what comes out is the limit, and not a group of exceptions with it."""
     done.clear()
@@ -369,7 +399,9 @@ def test_whether_a_soft_limit_is_retried(options: Any, kind: type) -> None:
     def late() -> None:
         raise SoftTimeLimit("late")
 
-    (outcome,) = Executor(own, "w1").outcomes(Lot(("lab.late", b"", None, bytes(16), None, 1, b"\x91\x90"), "w1"), 0)
+    (outcome,) = Executor(own, "w1").outcomes(
+        Lot(("lab.late", b"", None, bytes(16), None, 1, b"\x91\x90", None), "w1"), 0
+    )
     assert type(outcome) is kind
 
 

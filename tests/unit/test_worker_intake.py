@@ -125,7 +125,7 @@ class TestUnknown:
         ("changes", "reason"),
         [
             ({"bundle": make_bundle(task="lab.new")}, "no worker knows the task 'lab.new'"),
-            ({"frame": NEWER}, "the envelope has version 99; this queuelib reads version 2"),
+            ({"frame": NEWER}, "the envelope has version 99; this queuelib reads versions 2 to 4"),
         ],
     )
     def test_it_is_given_back_and_then_set_aside(self, changes: dict[str, Any], reason: str) -> None:

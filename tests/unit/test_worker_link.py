@@ -63,3 +63,8 @@ def test_a_look_up_ends_long_before_the_lease(time: Time, heartbeat: int, second
     url = f"amqp://host//?heartbeat={heartbeat}"
     link = Link(url, url, "test", 60.0, time.clock)
     assert cast("Any", link.results)._look_up_for == pytest.approx(seconds)
+
+
+def test_a_server_may_be_away_for_hours(link: Link, time: Time) -> None:
+    """Attempts have no end."""
+    assert pauses(link, time, 1100)[-1] == pytest.approx(3.0, abs=0.06)

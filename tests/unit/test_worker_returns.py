@@ -59,16 +59,25 @@ def held(*deliveries: Delivery) -> Holds:
 def test_what_cannot_be_run_here_yet_goes_back_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
     """Where the transport holds it back until then; the log says why."""
     it, delivery = Desk(), make_delivery()
-    it.returns.postpone(delivery, "why")
+    it.returns.postpone([(delivery, "why")])
     assert caplog.messages == [f"a message in yellow goes back for {PAUSE:g} s, for others to run: why"]
     assert it.given == [([delivery], PAUSE)]
     assert it.returns.retry(it.time.now + PAUSE) == []
 
 
+def test_many_go_back_together() -> None:
+    """One by one they would take the time of a round trip each."""
+    it, deliveries = Desk(), [make_delivery(), make_delivery()]
+    it.returns.postpone([(delivery, "why") for delivery in deliveries])
+    assert it.given == [(deliveries, PAUSE)]
+    it.returns.postpone([])
+    assert len(it.given) == 1
+
+
 def test_it_waits_here_where_the_transport_holds_nothing_back() -> None:
     """And is received again once, when its time has come."""
     it, delivery = Desk(delays=False), make_delivery()
-    it.returns.postpone(delivery, "why")
+    it.returns.postpone([(delivery, "why")])
     assert it.given == []
     assert it.returns.retry(it.time.now + PAUSE - 0.1) == []
     assert it.returns.retry(it.time.now + PAUSE) == [delivery]
@@ -78,7 +87,7 @@ def test_it_waits_here_where_the_transport_holds_nothing_back() -> None:
 def test_what_waits_here_is_forgotten_with_its_connection() -> None:
     """Others have it then."""
     it = Desk(delays=False)
-    it.returns.postpone(make_delivery(), "why")
+    it.returns.postpone([(make_delivery(), "why")])
     it.returns.forget()
     assert it.returns.retry(it.time.now + PAUSE) == []
 
@@ -116,7 +125,7 @@ def test_at_the_end_only_what_nobody_runs_goes_back() -> None:
     assert running_hold is not None
     running_hold.hand(0, 1)
     lost.is_lost = True
-    it.returns.postpone(postponed, "why")
+    it.returns.postpone([(postponed, "why")])
     it.returns.leave(holds)
     assert it.given == [([waiting, postponed], 0.0)]
     assert it.stored == [(0, QUEUED), (1, QUEUED)]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queuelib.worker.shared import NUMBER, SHARED_BYTES, STARTED, Batch, Damaged, Ring, Slot, outbox
+from queuelib.worker.shared import NUMBER, RING_AT, SHARED_BYTES, STARTED, Batch, Damaged, Ring, Slot, outbox
 from tests.unit.fakes import quick
 
 RESULTS = st.binary(max_size=40) | st.integers(0, 70_000).map(bytes)
@@ -99,7 +99,7 @@ class TestRing:
         assert pair.ring.read() == Batch(0, b"", 0.0)
 
     @quick
-    @given(place=st.integers(64, 72), value=st.integers(1, 255))
+    @given(place=st.integers(RING_AT, RING_AT + 8), value=st.integers(1, 255))
     def test_scribbled_results_are_not_read(self, place: int, value: int) -> None:
         """Nor are those behind them, however often they are looked at; put right, they are."""
         pair = Pair()

@@ -7,17 +7,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import Mock
 
 import pytest
 
-from queuelib import body, envelope
+from queuelib import body, envelope, plugins
 from queuelib.bundle import part
 from queuelib.color import DEFAULT_PALETTE
 from queuelib.errors import BrokerUnavailable, JobLost
 from queuelib.ids import Key
 from queuelib.message import Limits
 from queuelib.outcome import FAILED, QUEUED, RETRYING, RUNNING, SUCCEEDED, Again, Failed, Record
-from queuelib.ports import Cancelled, StillReading
+from queuelib.ports import Cancelled, Settled, StillReading
 from queuelib.worker.crew import ThreadCrew
 from queuelib.worker.lease import Part
 from queuelib.worker.plan import Plan
@@ -28,7 +29,7 @@ from tests.unit.fakes import BUNDLE_ID, FakeDoor, FakeLane, FakeResults, Time, m
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
-    from queuelib.ports import Delivery, Settled
+    from queuelib.ports import Delivery, Memos
     from queuelib.worker.lease import Hold
 
 
@@ -118,6 +119,10 @@ class Link:
         """Make no new one."""
         return False
 
+    def open_memos(self) -> Memos:
+        """Return those of a server of this test's own."""
+        return plugins.memos_for(f"memory://{id(self)}", "x")
+
     def recovered(self) -> None:
         """All is well."""
 
@@ -131,7 +136,8 @@ class Desk:
     def __init__(self, link: Any, processes: int, once: Sequence[str], exclusive: Sequence[str]) -> None:
         self.link = link
         self.time = Time()
-        crew = ThreadCrew(None, {"tasks": ["lab.work"], "once": once, "exclusive": exclusive}, "desk")  # type: ignore[arg-type]  # it makes no child
+        dispatcher: Any = SimpleNamespace(sharing=None, read_state=None)  # the children are given no job
+        crew = ThreadCrew(dispatcher, {"tasks": ["lab.work"], "once": once, "exclusive": exclusive}, "desk")
         plan = Plan("desk", DEFAULT_PALETTE.names, DEFAULT_PALETTE, processes)
         self.supervisor: Any = Supervisor(crew, self.link, plan, self.time.clock)
 
@@ -189,7 +195,7 @@ def desk(
     try:
         yield made
     finally:
-        made.supervisor._close()
+        made.supervisor.close()
 
 
 def redelivered(delivery: Delivery) -> Delivery:
@@ -243,7 +249,7 @@ def started(it: Desk) -> list[int]:
     """Hand out what waits to a child that the test plays; return the positions of the jobs that it gets."""
     parts: list[Part] = []
     child = SimpleNamespace(handed=[], ahead=0.0, bytes_ahead=0, unreported=0, done=0, hand=parts.extend)
-    it.supervisor._assigner.hungry = lambda _: [child]
+    it.supervisor._desks[0].assigner.hungry = lambda _: [child]
     it.supervisor._hand_out()
     return positions(parts)
 
@@ -392,6 +398,24 @@ class TestTakenOver:
 class TestTwice:
     """The same message once more, while its jobs are in hand."""
 
+    @pytest.mark.parametrize("once", [(), ("lab.work",)])
+    def test_what_was_lost_with_its_lease_starts_once_when_it_comes_back(self, once: Sequence[str]) -> None:
+        """Of what waited here when others had it, and while a child still runs a neighbor."""
+        link = Link(keeps_claims=True)
+        link.lease = 15.0
+        with desk(link, once=once) as it:
+            delivery = make_delivery(make_bundle(4))
+            it.supervisor._receive([delivery])
+            (hold,) = it.supervisor._holds
+            (at,) = started(it)
+            hold.hand(at, at + 1)
+            cast("Any", link.lane).lost = [delivery]
+            it.time.now += 20.0
+            it.supervisor._claims.renew(link.lane, it.time.now)
+            cast("Any", link.lane).lost = []
+            it.supervisor._receive([redelivered(delivery)])
+            assert sorted(it.again()) == [other for other in range(4) if other != at]
+
     def test_what_the_second_one_tells_counts(self) -> None:
         """It was looked up, and what has ended by now does not start although the first one is still in hand."""
         with desk(Link(keeps_claims=True)) as it:
@@ -420,14 +444,94 @@ class TestTrouble:
     def test_what_cannot_be_given_back_is_given_back_later(self) -> None:
         """Where claims outlive the failure, the message stays ours: forgotten, it would wait for this worker's end."""
         with desk(Link(keeps_claims=True)) as it:
-            it.receive(make_delivery(make_bundle(2)))
             it.link.lane.is_broken = True
-            overlapping = make_delivery(part(make_bundle(2), [1]))
-            it.supervisor._receive([overlapping])
+            early = make_delivery(make_bundle(due=it.time.now + 500.0))
+            it.supervisor._receive([early])
             it.link.lane.is_broken, it.link.may_try = False, True
             it.supervisor._look_around()
-            assert [said for verb, said in it.link.log if verb == "give_back"] == [[overlapping]]
+            assert [said for verb, said in it.link.log if verb == "give_back"] == [[early]]
             assert it.again() == []
+
+    def test_what_overlaps_is_looked_up_before_it_starts(self) -> None:
+        """By then its jobs have ended here, by another delivery."""
+        with desk(Link(keeps_claims=True)) as it:
+            hold = it.receive(make_delivery(make_bundle(2)))
+            rest = make_delivery(part(make_bundle(2), [1]))
+            it.supervisor._receive([rest])
+            for at in (0, 1):
+                it.succeed(hold, at)
+                it.settle()
+            it.time.now += 2.0
+            it.supervisor._look_around()
+            it.settle()
+            assert it.again() == []
+            assert [entry.delivery for entry in it.settled() if entry.is_complete] == [hold.delivery, rest]
+
+    @pytest.mark.parametrize("what", ["unknown", "early"])
+    def test_nothing_starts_of_what_was_lost_while_its_neighbor_went_back(self, what: str) -> None:
+        """Others have all of it."""
+        odd = make_bundle(id=bytes(16), task="lab.other") if what == "unknown" else make_bundle(id=bytes(16))
+        with desk(Link(keeps_claims=False)) as it:
+            lane = it.link.lane
+            lane.is_broken = True
+            lane.renew = lane.give_back  # which fails, too
+            odd = odd._replace(due=it.time.now + 500.0 if what == "early" else None)
+            deliveries = [make_delivery(odd, published=it.time.now), make_delivery(make_bundle())]
+            it.supervisor._receive(deliveries)
+            assert it.link.lane is None
+            assert started(it) == []
+            assert all(delivery.is_lost for delivery in deliveries[1:])
+
+    def test_the_claim_is_renewed_in_the_first_round_after_a_pause(self) -> None:
+        """A round in which nothing may be asked is no renewal."""
+        with desk(Link(keeps_claims=True)) as it:
+            it.supervisor._look_around()
+            for _ in range(3):
+                it.time.now += 1.1
+                it.link.may_try = False
+                it.supervisor._look_around()
+                it.link.may_try = True
+                it.supervisor._look_around()
+            assert [verb for verb, _ in it.link.log].count("renew") == 4
+
+    def test_what_cannot_be_looked_up_before_it_is_written_again_costs_no_connection(self) -> None:
+        """It is tried again, and nobody else gets what runs here meanwhile."""
+        with desk(Link(keeps_claims=False)) as it:
+            hold = it.receive(make_delivery(make_bundle(2, limits=Limits(retries=3))))
+            it.supervisor._books._is_in_doubt = True
+            it.retry(hold, 0)
+            it.link.results.error = StillReading("not read to its end")
+            it.settle()
+            assert it.link.lane is not None
+            assert not hold.delivery.is_lost
+            assert it.settled() == []
+            it.link.results.error = None
+            it.settle()
+            assert [len(entry.successors) for entry in it.settled()] == [1]
+
+    def test_at_the_end_outcomes_are_written_though_retries_cannot_be_looked_up(self) -> None:
+        """Those are done once more rather than not at all."""
+        with desk(Link(keeps_claims=False)) as it:
+            retried = it.receive(make_delivery(make_bundle(1, limits=Limits(retries=3))))
+            it.retry(retried, 0)
+            done = make_delivery(make_bundle(1, id=bytes(16)))
+            it.supervisor._books.add([Settled(done, is_complete=True)])
+            it.supervisor._books._is_in_doubt = True
+            it.link.results.error = StillReading("not read to its end")
+            it.supervisor._books.close([])
+            assert [entry.delivery for entry in it.settled()] == [done]
+
+    def test_a_take_that_failed_is_no_empty_one(self) -> None:
+        """A burst does not end because of it."""
+        with desk(Link(keeps_claims=True)) as it:
+            it.supervisor._plan = replace(it.supervisor._plan, burst=True)
+            it.supervisor._desks[0].assigner.room = lambda _: {"yellow": 1}
+            it.link.lane.take = Mock(side_effect=BrokerUnavailable("gone"))
+            it.supervisor._take()
+            assert not it.supervisor.is_over()
+            it.link.may_try, it.link.lane.take = True, Mock(return_value=[])
+            it.supervisor._take()
+            assert it.supervisor.is_over()
 
     @pytest.mark.parametrize("error", [StillReading("much to read"), BrokerUnavailable("gone")])
     def test_what_cannot_be_looked_up_waits_here(self, error: BrokerUnavailable) -> None:
@@ -538,7 +642,7 @@ class TestTrouble:
                 it.link.may_try = True  # as after a pause; each failure makes a new one
                 it.time.now += 10.0
                 it.supervisor.wake()
-                it.supervisor._round()
+                it.supervisor.turn()
             assert [verb for verb, _ in it.link.log if verb == "renew"] == ["renew"] * 3
             it.link.results.error = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -49,3 +50,26 @@ def test_a_worker_that_cannot_start_says_so(
             pass
     assert caught.value.__cause__ is error
     assert threading.active_count() == before
+
+
+def test_a_lane_that_a_handler_ends_is_replaced(dispatcher: Dispatcher) -> None:
+    """As where they are processes: another lane does what it would, while what runs beside it goes on."""
+    go_on = threading.Event()
+
+    @dispatcher.task(name="lab.wait")
+    def wait() -> bool:
+        return go_on.wait(20.0)
+
+    @dispatcher.task(name="lab.leave")
+    def leave() -> None:
+        sys.exit(3)
+
+    @dispatcher.task(name="lab.release")
+    def release() -> None:
+        go_on.set()
+
+    with dispatcher.workers(processes=1, threads=2):
+        waiting, leaving = wait.submit(), leave.submit()
+        assert leaving.exception(timeout=20.0) is not None
+        release.submit().result(timeout=15.0)
+        assert waiting.result(timeout=20.0)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from queuelib.envelope import encode
-from queuelib.message import Bundle, Limits
+from queuelib.message import Bundle, Input, Limits, Run
 
 FILE = Path(__file__).parent / "data" / "wire-vectors.json"
 _SUBMITTED = 1_767_225_600.25  # 2026-01-01 00:00:00.25 UTC
@@ -55,20 +55,48 @@ EXAMPLES = {
     "a name beyond ASCII": Bundle(
         id=_ID, task="labor.prüfe", color="green", size=1, indexes=[0], column=bytes.fromhex("9190")
     ),
+    "a job that waits for the results of three others": Bundle(
+        id=_ID,
+        task="lab.sum",
+        color="yellow",
+        size=1,
+        indexes=[0],
+        column=bytes.fromhex("93c40192c400c400"),
+        submitted=_SUBMITTED,
+        attempt=0,
+        inputs=[Input([Run(_ID[::-1], 4, 1)]), Input([Run(_ID[::-1], 0, 2)], is_list=True)],
+    ),
+    "the third and fourth job of a call with a seed": Bundle(
+        id=_ID,
+        task="lab.draw",
+        color="yellow",
+        size=2,
+        indexes=[0, 1],
+        column=bytes.fromhex("9291029103"),
+        submitted=_SUBMITTED,
+        seed=20_261_122,
+        first=2,
+    ),
 }
 
 
 def as_json(bundle: Bundle) -> dict[str, Any]:
     """Return the fields of a bundle, with bytes in hex."""
     fields = {**bundle._asdict(), "limits": bundle.limits._asdict()}
-    return {name: value.hex() if isinstance(value, bytes) else value for name, value in fields.items()}
+    inputs = [[[[run.bundle.hex(), run.first, run.count] for run in one.runs], one.is_list] for one in bundle.inputs]
+    written = {name: value.hex() if isinstance(value, bytes) else value for name, value in fields.items()}
+    return {**written, "inputs": inputs}
 
 
 def from_json(fields: dict[str, Any]) -> Bundle:
     """Return the bundle that `as_json` wrote down."""
     in_bytes = {name: bytes.fromhex(fields[name]) for name in ("id", "column", "schema", "trace")}
     read: dict[str, Any] = {**fields, **in_bytes, "limits": Limits(**fields["limits"])}
-    return Bundle(**read)
+    inputs = [
+        Input([Run(bytes.fromhex(bundle), first, count) for bundle, first, count in runs], is_list)
+        for runs, is_list in fields.get("inputs", ())
+    ]
+    return Bundle(**{**read, "inputs": inputs or ()})
 
 
 def write(file: Path = FILE) -> None:

@@ -16,6 +16,7 @@
 -- has.
 
 local SUCCEEDED = string.byte('S')
+local RETRYING = string.byte('T')
 local FINAL = {[SUCCEEDED] = true}
 for _, letter in ipairs({'F', 'C', 'E', 'X'}) do FINAL[string.byte(letter)] = true end
 
@@ -33,7 +34,8 @@ local function supersedes(new, old)
   local before = string.byte(old)
   if before == SUCCEEDED then return false end
   if FINAL[before] then return string.byte(new) == SUCCEEDED end
-  return is_final(new) or attempt_of(new) >= attempt_of(old)
+  if is_final(new) or attempt_of(new) ~= attempt_of(old) then return is_final(new) or attempt_of(new) > attempt_of(old) end
+  return string.byte(new) ~= RETRYING or before == RETRYING
 end
 
 local function extend(key, lifetime)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from queuelib import Dispatcher, Handlers, Retry, current_job
+from queuelib import CancelledError, Context, Dispatcher, Failure, Handlers, Retry, current_job
 from queuelib.errors import Shutdown, SoftTimeLimit
 
 dispatcher = Dispatcher(
@@ -344,6 +344,49 @@ class Genetics(Handlers):
 dispatcher.register(Genetics())
 
 
+# What waits for others.
+
+
+@dispatcher.task
+def gather(values: Any, path: str = "", label: str = "", gate: str = "") -> Any:
+    """Return the first argument, which is other jobs' results; write down that it ran."""
+    if path:
+        mark(path, label, gate)
+    return values
+
+
+@dispatcher.task
+def add(x: int, y: int = 1) -> int:
+    """Return the sum of two."""
+    return x + y
+
+
+@dispatcher.task
+def total(numbers: list[int]) -> int:
+    """Return the sum of many."""
+    return sum(numbers)
+
+
+@dispatcher.task
+def halve(x: float) -> float:
+    """Return half of it."""
+    return x / 2
+
+
+@dispatcher.task
+def row(x: int) -> Any:
+    """Return an array."""
+    import numpy as np  # noqa: PLC0415 - a worker of this module starts often
+
+    return np.array([x, 2.0 * x])
+
+
+@dispatcher.task
+def count_failures(values: list[int | Failure]) -> int:
+    """Return how many of the results are none."""
+    return sum(isinstance(value, Failure) for value in values)
+
+
 # What the fault suite runs besides.
 
 
@@ -515,3 +558,110 @@ def tidy(path: str, label: str, gate: str = "") -> str:
         raise
     note(path, "finish", label)
     return label
+
+
+@dispatcher.task
+def introspect(x: int, context: Context, *, y: int = 2) -> list[Any]:
+    """Say what one knows of one's job."""
+    return [x, y, context is current_job(), context.id, context.task, context.attempt, context.state]
+
+
+@dispatcher.task
+async def introspect_at_await(context: Context, x: int) -> list[Any]:
+    """Do the same in a coroutine."""
+    await asyncio.sleep(0)
+    return [x, context is current_job(), context.id]
+
+
+@dispatcher.message(name="lab.question")
+class Question:
+    """Asks a visitor for its job."""
+
+    text: str
+
+
+class Answers(Handlers):
+    """Answers with the id of the job."""
+
+    def visit_Question(self, question: Question, context: Context) -> list[str]:
+        """Answer."""
+        return [question.text, context.id]
+
+
+dispatcher.register(Answers())
+
+
+@dispatcher.task
+def tell(gate: str, steps: int, context: Context) -> int:
+    """Tell each step at once, wait at the gate, and tell the end."""
+    for step in range(1, steps + 1):
+        context.progress(step, steps + 1, f"step {step}")
+    pass_gate(gate)
+    context.progress(steps + 1, steps + 1)
+    return steps
+
+
+@dispatcher.task(retries=5, backoff=0.0)
+def resume(path: str, label: str, how: str, context: Context) -> list[int]:
+    """Count to three from one's state, and meet an end of some kind after each number; say from where each run began."""
+    note(path, "start", label)
+    state: dict[str, Any] = context.state or {"at": 0, "runs": []}
+    state["runs"].append(state["at"])
+    while state["at"] < 3:
+        state["at"] += 1
+        context.save(state, wait=how == "whole worker")
+        if how == "child" and len(state["runs"]) < 3:  # the third death would set it aside
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif how == "whole worker" and state["at"] == 2:
+            os.kill(os.getppid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif how == "retry":
+            context.retry(0)
+        elif how == "error":
+            raise ValueError(label)
+    note(path, "finish", label)
+    return list(state["runs"])
+
+
+@dispatcher.task
+def save_and_wait(path: str, label: str, gate: str, context: Context) -> list[int]:
+    """Save the number of one's run, and wait at the gate."""
+    runs = [*(context.state or []), len(context.state or []) + 1]
+    context.save(runs)
+    note(path, "start", label)
+    pass_gate(gate)
+    return runs
+
+
+@dispatcher.task
+def long(path: str, label: str, how: str, context: Context) -> str:
+    """Sleep until told to stop: never ask, ask, or catch what comes."""
+    note(path, "start", label)
+    try:
+        while not (how == "ask" and context.cancelled):
+            time.sleep(0.005)
+    except CancelledError:
+        note(path, "caught", label)
+        if how != "catch":
+            raise
+        return f"{label}: {context.cancelled}"
+    raise CancelledError(label)
+
+
+@dispatcher.task
+async def long_at_await(path: str, label: str) -> None:
+    """Wait for ever, and say what comes."""
+    note(path, "start", label)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        note(path, "caught", label)
+
+
+@dispatcher.task(retries=1, backoff=0.0)
+def draw(fails: bool, context: Context) -> list[float]:  # noqa: FBT001 - a task takes what it gets
+    """Draw three numbers, perhaps in vain."""
+    numbers = [float(number) for number in context.rng.random(3)]
+    if fails and context.attempt == 1:
+        raise ValueError(numbers)
+    return numbers

@@ -1,0 +1,105 @@
+"""A user's module for workers whose processes run several jobs at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from deeds import note, pass_gate, starts
+
+from queuelib import Dispatcher, Handlers
+from queuelib.errors import Shutdown, SoftTimeLimit
+
+dispatcher = Dispatcher(
+    os.environ.get("BROKER", "memory://laned"),
+    results=os.environ.get("RESULTS"),
+    namespace=os.environ.get("NAMESPACE", "laned"),
+)
+
+
+@dispatcher.task
+async def pause(path: str, label: str, gate: str = "") -> tuple[int, int, int]:
+    """Start, wait for a file, finish; return process, event loop and thread."""
+    note(path, "start", label)
+    try:
+        while gate and not Path(gate).exists():  # noqa: ASYNC110, ASYNC240 - a file, and a look takes microseconds
+            await asyncio.sleep(0.01)
+    except (SoftTimeLimit, Shutdown) as error:
+        await asyncio.sleep(0.05)
+        note(path, "soft" if isinstance(error, SoftTimeLimit) else "shutdown", label)
+        raise
+    note(path, "finish", label)
+    return os.getpid(), id(asyncio.get_running_loop()), threading.get_ident()
+
+
+@dispatcher.task
+def hold(path: str, label: str, gate: str = "") -> tuple[int, int]:
+    """Do the same in a plain function; return process and thread."""
+    note(path, "start", label)
+    pass_gate(gate)
+    note(path, "finish", label)
+    return os.getpid(), threading.get_ident()
+
+
+@dispatcher.task
+async def deed(path: str, label: str, how: str) -> str:
+    """End the process in the first run."""
+    note(path, "start", label)
+    if starts(path, label) == 1:
+        if how == "exit":
+            sys.exit(3)
+        os._exit(4)
+    return label
+
+
+@dispatcher.task
+async def leave(path: str, label: str) -> None:
+    """Leave a task behind that says when it is cancelled."""
+
+    async def left() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            note(path, "left", label)
+
+    task = asyncio.create_task(left())
+    await asyncio.sleep(0)
+    assert not task.done()
+
+
+@dispatcher.task(hard_timeout=0.5)
+async def block(path: str, label: str) -> None:
+    """Keep the event loop from going on, for longer than it may."""
+    note(path, "start", label)
+    time.sleep(60)  # noqa: ASYNC251 - that is the point
+
+
+@dispatcher.task
+async def afib(n: int) -> int:
+    """Return the n-th Fibonacci number, by way of as many jobs as it needs."""
+    if n < 2:
+        return n
+    one, two = await asyncio.gather(await afib.asubmit(n - 1), await afib.asubmit(n - 2))
+    return one + two
+
+
+@dispatcher.message(name="laned.question")
+class Question:
+    """A typed message."""
+
+    x: int
+
+
+class Answers(Handlers):
+    """Its handler."""
+
+    async def visit_Question(self, message: Question) -> tuple[int, int, int]:
+        """Return where it runs."""
+        return message.x, os.getpid(), id(asyncio.get_running_loop())
+
+
+dispatcher.register(Answers())
