@@ -212,8 +212,6 @@ class Watch:
         return bool(self._watchers or self._fresh)
 
     def _turn(self) -> None:
-        while self._dropped:
-            self.drop(*self._dropped.popleft())
         self._listen()
         with self._changed:
             self._admit()
@@ -225,9 +223,17 @@ class Watch:
             self._go_round(round_)
         self._give_notice()
 
+    def _let_go(self) -> None:
+        """Drop what `drop_soon` named; where that leaves nothing, a backend that was closed since must stay so."""
+        while self._dropped:
+            self.drop(*self._dropped.popleft())
+
     def _listen(self) -> None:
         """Open what tells of endings, anew if the backend is another one by now."""
         with self._in_use:
+            self._let_go()
+            if not self._is_wanted():
+                return
             results = self._open_results()
             if self._listening is not None and self._results is results:
                 return
@@ -348,10 +354,11 @@ class Watch:
 
     def _look(self, keys: Sequence[Key]) -> int:
         """Look at jobs, and tell of those that have ended; return how many."""
-        open_ones = [key for key in keys if key in self._watchers]
-        if not open_ones:
-            return 0
         with self._in_use:
+            self._let_go()
+            open_ones = [key for key in keys if key in self._watchers]
+            if not open_ones:
+                return 0
             found = self._look_up(open_ones)
         ended: list[tuple[list[_Watcher], Ending]] = []
         with self._changed:

@@ -295,6 +295,31 @@ def test_what_is_dropped_is_not_told(watch_of: Callable[[Plain], Watch]) -> None
     assert told.empty()
 
 
+def test_what_is_dropped_soon_opens_nothing(watch_of: Callable[[Plain], Watch]) -> None:
+    """A backend that is closed after its last job was let go of stays closed, and is asked for nothing more."""
+    results, told, before = Telling(), SimpleQueue[Any](), threading.active_count()
+    watch, (job,) = watch_of(results), jobs(1)
+
+    def tell(*ending: Any) -> None:
+        told.put(ending)
+
+    def let_go() -> Sequence[Span]:
+        results.until_rung()
+        watch.drop_soon([job], tell)
+        return [span(job.key)]
+
+    results.on_wait = let_go
+    watch.add([job], tell)
+    assert results.is_waiting.wait(WITHIN)
+    looks = results.looks
+    with watch.released():
+        pass
+    eventually(lambda: threading.active_count() == before, within=WITHIN)
+    assert (results.opened, results.looks) == (1, looks)
+    assert len(watch) == 0
+    assert told.empty()
+
+
 def test_a_job_that_is_not_told_of_is_found(watch_of: Callable[[Plain], Watch]) -> None:
     """Those of other clients are looked at again and again, ever less often."""
     results, told = Telling(tells=False), SimpleQueue[Any]()
