@@ -119,9 +119,8 @@ class Interrupt:
         self._on_first = on_first
         self._count = 0
         self._is_over = False
-        self._lock = (
-            threading.Lock()
-        )  # a thread does not interrupt a wait that is just over; no signal handler takes it
+        # A thread does not interrupt a wait that is just over; no signal handler takes it.
+        self._lock = threading.Lock()
 
     @property
     def has_struck(self) -> bool:

@@ -356,10 +356,7 @@ def wait(jobs: Iterable[Job[Any]], timeout: float | None, return_when: ReturnWhe
     try:
         while (taken := stream.take()) is not None:
             done.add(taken[0])
-            has_failed = taken[1].state not in {
-                SUCCEEDED,
-                CANCELLED,
-            }  # as in concurrent.futures, which sets these apart
+            has_failed = taken[1].state not in {SUCCEEDED, CANCELLED}  # which concurrent.futures sets apart, too
             if return_when == "FIRST_COMPLETED" or (return_when == "FIRST_EXCEPTION" and has_failed):
                 done.update(stream.told())
                 break

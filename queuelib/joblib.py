@@ -136,9 +136,8 @@ class QueueBackend(AutoBatchingMixin, ParallelBackendBase):
         numpy = sys.modules.get("numpy")
         if numpy is None or type(value) is not numpy.ndarray or value.nbytes <= _LARGE or value.dtype.hasobject:
             return value
-        digest = hashlib.sha256(
-            numpy.ascontiguousarray(value).data
-        ).digest()  # it may be written to between two batches
+        # It may be written to between two batches.
+        digest = hashlib.sha256(numpy.ascontiguousarray(value).data).digest()
         _, known, handle = self._handles.get(id(value), (None, b"", None))
         if handle is None or known != digest:
             handle = self._pool().dispatcher.share(value)

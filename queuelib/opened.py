@@ -11,9 +11,8 @@ from queuelib import content
 __all__ = ["Opened"]
 
 ROOM_BYTES = 1024**3  # of contents; objects may take several times as much
-_MAPPED_FOR_ONE = (
-    8  # a mapped array takes no memory of this process, but keeps its file: as many as a host has room for
-)
+# A mapped array takes no memory of this process, but keeps its file: as many as a host has room for.
+_MAPPED_FOR_ONE = 8
 
 
 class Opened:

@@ -36,9 +36,8 @@ LARGE_BYTES = (
     256 * 1024
 )  # of an encoded argument or result: what is larger may travel apart from its message or outcome
 BLOB_BYTES = 1024 * 1024  # into which what is shared is cut: never changed, as a name says which piece of so many bytes
-MAX_RETRIES = (
-    1_000_000  # of one job; a forged or forgotten number ends, and a week of one every second does not reach it
-)
+# Of one job: a forged or forgotten number ends, and a week of one every second does not reach it.
+MAX_RETRIES = 1_000_000
 MAX_SEED = 2**64  # what is below it is an integer on the wire; numpy takes any
 LONGEST_DELAY = 10 * 365 * 24 * 3600.0  # seconds; every server's clocks and integers hold such a time
 DEATHS = 3  # under the same job, then it is set aside

@@ -25,9 +25,7 @@ class Bell:
     def __init__(self, address: Address, prefix: bytes) -> None:
         self._address = address
         self._prefix = prefix + b"wake:"
-        self._selector = (
-            selectors.DefaultSelector()  # epoll or kqueue, which have a descriptor
-        )
+        self._selector = selectors.DefaultSelector()  # epoll or kqueue, which have a descriptor
         self._wire: Wire | None = None
         self.armed: frozenset[bytes] = frozenset()
         self.id = 0

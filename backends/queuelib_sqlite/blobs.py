@@ -20,9 +20,8 @@ _REPLACED = "DELETE FROM blob WHERE namespace = ? AND name = ? AND until <= ?"
 _GET = "SELECT data FROM blob WHERE namespace = ? AND name = ? AND until > ?"
 _DROP = "DELETE FROM blob WHERE namespace = ? AND name = ?"
 _OLD = "DELETE FROM blob WHERE id IN (SELECT id FROM blob WHERE until <= ? LIMIT ?)"
-_AT_ONCE = (
-    2  # rows that go in a transaction of others: each page of a piece is looked at, which takes some milliseconds
-)
+# Rows that go in a transaction of others: each page of a piece is looked at, which takes some milliseconds.
+_AT_ONCE = 2
 
 
 class SqliteBlobs:

@@ -146,9 +146,8 @@ class Coroutines(Steps):
         self._runner.close()
 
     async def _whole(self, coroutine: Coroutine[Any, Any, R]) -> R:
-        sys.set_asyncgen_hooks(
-            finalizer=self._drop
-        )  # what the loop makes for it looks like any task, and would be cancelled
+        # What the loop makes for it looks like any task, and would be cancelled.
+        sys.set_asyncgen_hooks(finalizer=self._drop)
         return await self._result(coroutine)
 
     def _end_rest(self) -> None:

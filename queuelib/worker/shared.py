@@ -206,9 +206,8 @@ class Ring:
         if (check & _CHECK) != commit >> _CHECK_AT:
             raise Damaged
         spent = seconds - self._seconds
-        batch = Batch(
-            count, data, spent if 0.0 <= spent < _MOST_SECONDS * count else 0.0
-        )  # user code may have written it
+        is_ours = 0.0 <= spent < _MOST_SECONDS * count  # user code may have written it
+        batch = Batch(count, data, spent if is_ours else 0.0)
         self._commit, self._check, self._seconds = commit, check, seconds
         self._words[_READ] = commit & _PLACE
         return batch
