@@ -96,5 +96,6 @@ def test_what_is_configured_while_redirected_is_gone_afterwards() -> None:
     with dispatcher.redirected("memory://elsewhere"):
         dispatcher.configure(namespace="other", key="k1:0123456789abcdef")
         assert dispatcher.namespace == "other"
-        assert dispatcher.keys is not None
+        signs = dispatcher.keys
+        assert signs is not None
     assert (dispatcher.broker_url, dispatcher.namespace, dispatcher.keys) == ("memory://its-own", "own", None)
