@@ -7,6 +7,7 @@ A function's body is shared once, by its content; calls carry its hash.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from functools import partial
 from threading import Lock
 from types import CoroutineType
 from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakSet
 
 from queuelib import codec, pickling
 from queuelib.bundle import Sizes
@@ -65,6 +67,7 @@ class Calls:
         self._schema = Schema.of_function(self.run, name=CALL)
         self.definition = Definition(CALL, self._schema, function=self.run)
         self._is_served = False
+        _all.add(self)
 
     # The client
 
@@ -135,10 +138,6 @@ class Calls:
             DecodeError: One of them cannot be read.
         """
         return [self._result(one) for one in codec.decode_list(encoded)]
-
-    def renew_lock(self) -> None:
-        """Begin with a lock that is free, after a fork: a thread of the parent's may hold the one before."""
-        self._lock = Lock()
 
     def forget(self) -> None:
         """Take nothing for shared any more: it may be another server from now on."""
@@ -241,6 +240,17 @@ class _Lately(Generic[K, V]):
     def clear(self) -> None:
         """Forget all."""
         self._kept.clear()
+
+
+_all: WeakSet[Calls] = WeakSet()
+
+
+def _renew_locks() -> None:
+    for one in _all:
+        one._lock = Lock()  # noqa: SLF001 - a thread of the parent's may hold it, which is not here
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 def _function(field: bytes) -> Callable[..., Any]:

@@ -204,10 +204,10 @@ class Executor(_StandardExecutor):
     def _submit(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[Any]:
         definition, options = self._task(fn)
         if definition is not None:
-            return self._dispatcher.submit_call(definition, args, kwargs, options)
+            return self._dispatcher.producer.submit_call(definition, args, kwargs, options)
         calls = self._dispatcher.calls
         row = calls.field(calls.body(fn)), calls.arguments(args, kwargs)
-        return self._dispatcher.submit_call(calls.definition, row, {}, NO_OPTIONS)
+        return self._dispatcher.producer.submit_call(calls.definition, row, {}, NO_OPTIONS)
 
     def _map(
         self, fn: Callable[..., T], rows: Iterator[tuple[Any, ...]], limits: Limits, *, unordered: bool, has_end: bool
@@ -217,7 +217,7 @@ class Executor(_StandardExecutor):
         if definition is None:
             body = self._dispatcher.calls.body(fn)
             rows, definition = self._pickled(body, rows), self._dispatcher.calls.timed(body)
-        stream = self._dispatcher.open_stream(definition, rows, options, limits=limits)
+        stream = self._dispatcher.producer.open_stream(definition, rows, options, limits=limits)
         running = _Map(stream, definition.name if body is None else "pickled calls", has_end=has_end)
         with self._changed:
             self._refuse_if_shut()
@@ -255,8 +255,8 @@ class Executor(_StandardExecutor):
         """Return the task that a function is, and the options it came with; None for a function that is none."""
         if not isinstance(fn, Bound):
             return self._dispatcher.definition_of(fn), NO_OPTIONS
-        dispatcher, definition, options = fn.bound
-        if dispatcher is not self._dispatcher:
+        submitter, definition, options = fn.bound
+        if submitter is not self._dispatcher.producer:
             msg = f"{fn.name} is a task of another dispatcher: submit it to an executor of that one"
             raise UnknownTask(msg)
         return definition, options

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import random
-import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +25,10 @@ from queuelib.errors import (
 )
 from queuelib.events import Events
 from queuelib.ids import Key, created_at, job_id, running_mark
+from queuelib.notice import Notices
 from queuelib.options import Duration
 from queuelib.outcome import CANCELLED, EXPIRED, FAILED, FORGED, QUARANTINED, QUEUED, RETRYING, SUCCEEDED, Record
-from queuelib.ports import Memos, ResultBackend, WorkerInfo
+from queuelib.ports import Memos, ResultBackend
 from queuelib.watch import Ending, Watch
 
 __all__ = ["Job", "Outcomes"]
@@ -66,12 +65,12 @@ class Outcomes:
     how_to_serve: Callable[[str, str], str]
     events: Events
     open_memos: Callable[[], Memos]
-    _notice_lock: threading.Lock = field(default_factory=threading.Lock)
-    _noticed: set[tuple[str, str]] = field(default_factory=set["tuple[str, str]"])
     watch: Watch = field(init=False)
+    _notices: Notices = field(init=False)
 
     def __post_init__(self) -> None:
-        self.watch = Watch(self.open_results, self.endings, self._say_if_nobody_serves)
+        self._notices = Notices(lambda: self.open_results().workers(), self.how_to_serve)
+        self.watch = Watch(self.open_results, self.endings, self._notices.give)
 
     def records(self, keys: Sequence[Key]) -> list[Record]:
         """Return the record of each job, in order.
@@ -124,7 +123,7 @@ class Outcomes:
                         return record
                 now = time.monotonic()
                 if now >= notice_at:
-                    self._say_if_nobody_serves(about)
+                    self._notices.give(about)
                     notice_at = float("inf")
                 if end is not None and now >= end:
                     first = job_id(*keys[0])
@@ -214,17 +213,6 @@ class Outcomes:
         # Nobody keeps a record of what was submitted: a well-formed id is believed until it would be forgotten.
         is_old = time.time() - created_at(key.bundle) > self.keep
         return Record(key, EXPIRED if is_old else QUEUED)
-
-    def _say_if_nobody_serves(self, about: tuple[str, str]) -> None:
-        task, color = about
-        with self._notice_lock:
-            if not task or about in self._noticed:
-                return
-            self._noticed.add(about)
-        if any(_serves(worker, task, color) for worker in self.open_results().workers()):
-            self._noticed.discard(about)
-        else:
-            print(self.how_to_serve(task, color), file=sys.stderr, flush=True)  # noqa: T201 - for the person waiting
 
 
 class Job(Generic[R]):
@@ -405,12 +393,3 @@ def _call(fn: Callable[[Job[Any]], object], job: Job[Any], ending: Ending) -> No
 def _note(job: Job[Any], ending: Ending) -> None:
     if not isinstance(ending, Exception):
         job._keep(ending)  # noqa: SLF001
-
-
-def _serves(worker: WorkerInfo, task: str, color: str) -> bool:
-    return color in worker.colors and task in worker.tasks
-
-
-def plain_values(encoded: bytes) -> list[Any]:
-    """Return results of a task that this process does not know, as plain values."""
-    return codec.decode_list(encoded)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from queuelib.errors import RegistrationError
+from queuelib.errors import QueuelibError, RegistrationError
 from queuelib.shown import shown
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "is_importing",
     "make_importable",
     "name_of",
+    "refuse_while_importing",
     "worker_target",
 ]
 
@@ -89,6 +90,20 @@ def make_importable(environment: dict[str, str]) -> None:
     inherited = environment.get("PYTHONPATH")
     paths = [root for root in dict.fromkeys(roots) if "site-packages" not in root]
     environment["PYTHONPATH"] = os.pathsep.join([*paths, *([inherited] if inherited else [])])
+
+
+def refuse_while_importing(what: str) -> None:
+    """Return, but in a worker that imports the user's modules: there only definitions belong.
+
+    Raises:
+        QueuelibError: This is one; the message says so of `what`.
+    """
+    if is_importing:
+        msg = (
+            f"{what} ran while a worker imported this module. Put what the program does, as opposed to what it defines, "
+            'under `if __name__ == "__main__":`'
+        )
+        raise QueuelibError(msg)
 
 
 def worker_target(thing: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
@@ -15,7 +15,7 @@ from queuelib.options import CallOptions, Duration, TaskOptions, check_once, che
 if TYPE_CHECKING:
     from queuelib.schema import Schema
 
-__all__ = ["Definition", "Signature", "Submitter", "Task"]
+__all__ = ["Definition", "Signature", "Submitter", "Task", "TaskDecorator"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,7 +44,7 @@ class Definition:
 
 
 class Submitter(Protocol):
-    """What a task needs of its dispatcher; the decorator binds it."""
+    """What a task is submitted by; the decorator binds that of its dispatcher."""
 
     def submit_call(
         self, definition: Definition, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: CallOptions
@@ -81,7 +81,7 @@ class Signature(Generic[R]):
     """A call that is not submitted yet, to be composed with others; `task.s(...)` makes one.
 
     Attributes:
-        submitter: The dispatcher of its task.
+        submitter: What submits for the dispatcher of its task.
         definition: Its task.
         options: Options of the call.
         args: Arguments by position. A job, a signature, a group, or a list of jobs and signatures stands for its result.
@@ -125,7 +125,7 @@ class Bound(Generic[P, R]):
 
     @property
     def bound(self) -> tuple[Submitter, Definition, CallOptions]:
-        """The dispatcher that it is a task of, what is registered there, and the options of its calls."""
+        """What submits for the dispatcher that it is a task of, what is registered there, and the options of its calls."""
         return self._submitter, self._definition, self._options
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
@@ -262,6 +262,16 @@ class Task(Bound[P, R], Generic[P, R, C]):
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
+
+
+class TaskDecorator(Protocol):
+    """`@dispatcher.task(...)` with options, for type checkers."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, Coroutine[Any, Any, R]]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R, R]: ...
 
 
 def call_options(

@@ -138,14 +138,14 @@ def _submit_many(dispatcher: Dispatcher, noop: Any, count: int) -> Figures:
 
 def _map(dispatcher: Dispatcher, fib: Any, count: int) -> Figures:
     sent = 0
-    publish = dispatcher.publish
+    publish = dispatcher.producer.publish
 
     def counting(frames: Sequence[Outgoing]) -> None:
         nonlocal sent
         sent += len(frames)
         publish(frames)
 
-    dispatcher.publish = counting  # type: ignore[method-assign] # of this one object, to count
+    dispatcher.producer.publish = counting  # type: ignore[method-assign] # of this one object, to count
     try:
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from now on
@@ -156,7 +156,7 @@ def _map(dispatcher: Dispatcher, fib: Any, count: int) -> Figures:
         took = time.perf_counter() - began
         growth = max(0, _memory_kib("VmHWM") - before) / 1024
     finally:
-        del dispatcher.publish
+        del dispatcher.producer.publish
     return {"map_per_s": count / took, "map_growth_mib": growth, "map_messages_share": sent / count}
 
 

@@ -299,16 +299,16 @@ def recorded(dispatchers: Sequence[Dispatcher], keep: AssertSubmitted) -> Genera
     """Note what dispatchers submit while the block lasts."""
     for dispatcher in dispatchers:
         keep.watch(dispatcher)
-        vars(dispatcher)["publish"] = _noting(dispatcher, keep)  # all that is submitted ends in it
+        vars(dispatcher.producer)["publish"] = _noting(dispatcher, keep)  # all that is submitted ends in it
     try:
         yield
     finally:
         for dispatcher in dispatchers:
-            vars(dispatcher).pop("publish", None)
+            vars(dispatcher.producer).pop("publish", None)
 
 
 def _noting(dispatcher: Dispatcher, keep: AssertSubmitted) -> Callable[[Sequence[Outgoing]], None]:
-    publish = dispatcher.publish
+    publish = dispatcher.producer.publish
 
     def publish_and_note(frames: Sequence[Outgoing]) -> None:
         publish(frames)

@@ -109,9 +109,20 @@ class Notebook:
             self._waiting[key, one.kind] = one
             self._is_pressing = self._is_pressing or one.is_urgent
 
-    def fetched(self, key: Key) -> None:
-        """Note that a job has read a stored state; safe in other threads."""
-        self._fetched.append(key)
+    def reader(self, connect: Callable[[], Memos]) -> Callable[[Key], bytes | None]:
+        """Return what reads the states that jobs have saved, for one other thread, which gets a connection of its own."""
+        opened: list[Memos] = []
+
+        def read(key: Key) -> bytes | None:
+            state = self.unsaved.get(key)
+            if state is None:
+                opened.extend([connect()] if not opened else ())
+                (state,) = opened[0].read(STATE, [key])
+            if state is not None:
+                self._fetched.append(key)
+            return state
+
+        return read
 
     def end(self, reports: Iterable[Successes | Report]) -> None:
         """Note which jobs have ended: what they told is written at once, and their states go if they do not run again."""

@@ -7,31 +7,30 @@ from __future__ import annotations
 
 import os
 import selectors
-import socket
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from queuelib import builtin, faults
 from queuelib.clock import SYSTEM, Clock
-from queuelib.errors import BrokerUnavailable
-from queuelib.message import INPUTS, queue_of
-from queuelib.ports import Delivery, Settled, StillReading, WorkerInfo
-from queuelib.worker.assign import Assigner
+from queuelib.message import INPUTS
+from queuelib.worker.admission import Admission
 from queuelib.worker.books import Books
 from queuelib.worker.children import Child
 from queuelib.worker.claims import Claims
-from queuelib.worker.desk import STATE
+from queuelib.worker.desks import Desk, Desks
 from queuelib.worker.intake import Intake
-from queuelib.worker.lease import Hold, Holds, Part
+from queuelib.worker.lease import Holds, Part
 from queuelib.worker.line import Line
 from queuelib.worker.link import Link
 from queuelib.worker.memos import Notebook
-from queuelib.worker.pace import Mix, Pace
-from queuelib.worker.ready import Ready, ReadyByKind
+from queuelib.worker.pace import Pace
+from queuelib.worker.presence import Presence
 from queuelib.worker.returns import Returns
-from queuelib.worker.staff import INTERRUPTED, STUCK_AFTER, Death, Pool, Staff
+from queuelib.worker.staff import INTERRUPTED, STUCK_AFTER, Death, Staff
 from queuelib.worker.starts import READ_EVERY, Starts, Withdrawals
+from queuelib.worker.stopping import Stopping
 from queuelib.worker.waits import Waits
+from queuelib.worker.waker import Waker
 
 if TYPE_CHECKING:
     from queuelib.ids import Key
@@ -42,34 +41,19 @@ if TYPE_CHECKING:
 __all__ = ["Supervisor"]
 
 _LOOK_EVERY = 0.25  # seconds between two looks at limits and running times
-_ANNOUNCE_EVERY = 5.0
-_ANNOUNCE_FOR = 15.0  # three chances
 _POLL = 0.005  # for transports that cannot wake us
 _LISTEN_AGAIN = 0.020  # a child that has more to run rings at most every 10 ms: what it reported since is read then
 _BURST_QUIET = 0.5  # seconds without a delivery after which a transport that pushes has nothing for us
-_LAST_SECONDS = 2.0  # for interrupted handlers to put things in order
 _ROTATED_FOR = 1.0  # seconds for which what makes room for others goes back
-
-
-class _Desk(NamedTuple):
-    """Who runs jobs of one kind, what waits for them, and who chooses."""
-
-    pool: Pool
-    ready: Ready
-    assigner: Assigner
-
-    def shelf(self, color: str) -> int:
-        """Return how many more jobs of a color may be kept here though they cannot start."""
-        return max(0, self.pool.slots.count - self.ready.count_of(color))
 
 
 class Supervisor:
     """Runs one worker until it is told to stop.
 
     It moves jobs from one of its parts to the next, and each part keeps the rules for what it has: `Line` the
-    connection, `Claims` how long what came over it is ours, `Intake` and `Returns` what a delivery becomes, `Ready` what
-    waits, `Starts` and `Withdrawals` what may start, `Staff` the children, `Books` outcomes until they are written. What
-    a server that does not answer means for all of them is told at `Line`.
+    connection, `Claims` how long what came over it is ours, `Admission` and `Returns` what a delivery becomes, `Desks` what
+    waits and for whom, `Starts` and `Withdrawals` what may start, `Staff` the children, `Books` outcomes until they are
+    written, `Stopping` how it ends. What a server that does not answer means for all of them is told at `Line`.
     """
 
     def __init__(self, crew: Crew, link: Link, plan: Plan, clock: Clock = SYSTEM) -> None:
@@ -77,43 +61,45 @@ class Supervisor:
         self._link = link
         self._plan = plan
         self._clock = clock
-        self._tasks = tuple(sorted(tasks | builtin.TASKS))
+        all_tasks = tuple(sorted(tasks | builtin.TASKS))
         self._selector = selectors.DefaultSelector()
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)  # noqa: FBT003 - socket's own signature
-        self._wake_write.setblocking(False)  # noqa: FBT003 - socket's own signature
-        self._selector.register(self._wake_read, selectors.EVENT_READ, "wake")
+        self._waker = Waker(self._selector, "wake")
         self._holds = Holds()
-        self._pace = Pace()
-        self._mix = Mix()
+        pace = Pace()
         self._staff = Staff(crew, plan, self._selector)
-        self._ready: Ready | ReadyByKind
-        if self._staff.pool_async is None:
-            self._ready = Ready(plan.palette, plan.colors)
-            self._desks = [_Desk(self._staff.pool, self._ready, Assigner(plan, self._ready, self._pace))]
-        else:
-            self._ready = ReadyByKind(plan.palette, plan.colors, plan.coroutines)
-            pairs = (self._staff.pool, self._ready.plain), (self._staff.pool_async, self._ready.coroutines)
-            self._desks = [_Desk(pool, ready, Assigner(plan, ready, self._pace)) for pool, ready in pairs]
-        self._intake = Intake(self._tasks, plan.colors, plan.patience, clock, once=once, keys=link.keys)
+        self._desks = Desks(plan, self._staff, pace)
+        self._ready = self._desks.ready
+        intake = Intake(all_tasks, plan.colors, plan.patience, clock, once=once, keys=link.keys)
         self._line = Line(link, self._selector, self._on_lost, rests=not plan.burst)
+        self._presence = Presence(self._line, plan, all_tasks, clock)
         self._claims = Claims(self._line, self._holds, self._staff, exclusive, self._on_taken_over, clock.monotonic())
-        self._books = Books(self._line, self._holds, self._pace, plan.name, clock)
+        self._books = Books(self._line, self._holds, pace, plan.name, clock)
         self._starts = Starts(self._line, once, clock, link.keep)
         self._notebook = Notebook(self._line, link.open_memos, link.keep, clock)
         self._withdrawals = Withdrawals(self._line, self._books, self._ready, clock)
-        self._returns = Returns(self._line, self._starts, self._intake.pause, clock)
+        self._returns = Returns(self._line, self._starts, intake.pause, clock)
         self._waits = Waits(self._line, clock)
+        self._admission = Admission(
+            plan,
+            self._line,
+            intake,
+            self._holds,
+            self._desks,
+            self._waits,
+            self._starts,
+            self._staff,
+            self._returns,
+            self._books,
+            pace,
+            clock,
+        )
         self._finished = 0  # jobs, when inputs were looked for last
         self._timers: dict[str, float] = {}
         self._listen_at = float("inf")  # when to look for reports again though nobody rang
         self._empty_takes = 0
         self._taken_at = clock.monotonic()
-        self._stops = 0  # how often it was told to
-        self._stopped_at = 0.0  # when it began to end; 0 before the first order
-        self._is_taking = True  # until then, and later where a job that ran by then waits for others
-        self._stop_at = 0.0  # when what still runs is interrupted; 0 before the first order
-        self._kill_at = 0.0  # when what still runs is killed; 0 before it was interrupted
+        self._stopping = Stopping(plan.grace)
+        self._is_taking = True  # until it is told to stop, and later where a job that ran by then waits for others
         self.ticked_at = clock.monotonic()
         self.on_ready: Callable[[], None] = lambda: None
 
@@ -121,20 +107,17 @@ class Supervisor:
 
     def stop(self) -> None:
         """Take nothing more and finish; called again, interrupt what runs and give it back."""
-        self._stops += 1
-        self.wake()
+        self._stopping.order()
+        self._waker.wake()
 
     def wake(self) -> None:
         """Have the loop look around."""
-        try:
-            self._wake_write.send(b"\0")
-        except (BlockingIOError, OSError):
-            pass  # it has reasons enough to wake, or is gone
+        self._waker.wake()
 
     @property
     def is_stopping(self) -> bool:
         """Whether it was told to stop."""
-        return self._stops > 0
+        return self._stopping.is_ordered
 
     def watch(self, fd: int) -> None:
         """Stop when the other end of a pipe closes."""
@@ -147,19 +130,7 @@ class Supervisor:
 
     def read_state(self, connect: Callable[[], Memos]) -> Callable[[Key], bytes | None]:
         """Return what reads the states that jobs have saved, for one other thread, which gets a connection of its own."""
-        notebook = self._notebook
-        opened: list[Memos] = []
-
-        def read(key: Key) -> bytes | None:
-            state = notebook.unsaved.get(key)
-            if state is None:
-                opened.extend([connect()] if not opened else ())
-                (state,) = opened[0].read(STATE, [key])
-            if state is not None:
-                notebook.fetched(key)
-            return state
-
-        return read
+        return self._notebook.reader(connect)
 
     def kill_exclusive(self, now: float) -> None:
         """Kill exclusive jobs if the claim on them is about to end; safe in other threads."""
@@ -182,7 +153,7 @@ class Supervisor:
         """Make what works, and connect."""
         self._staff.hire()
         self._connect()
-        self._announce(_ANNOUNCE_FOR)
+        self._presence.tell()
         self.on_ready()
 
     def turn(self) -> None:
@@ -195,7 +166,7 @@ class Supervisor:
         if not self._notebook.is_owing():
             self._settle()
         self._connect()
-        if self._stops:
+        if self._stopping.is_ordered:
             self._wind_down()
         if self._is_taking:
             self._take()
@@ -216,12 +187,12 @@ class Supervisor:
             elif isinstance(key.data, Child):
                 noisy.add(key.data)
             elif key.data == "wake":
-                _drain(self._wake_read)
+                self._waker.drain()
             elif key.data == "lane":
                 self._line.hear(self._plan.colors, has_room=self._has_room)
             elif key.data == "owner":
                 self._selector.unregister(key.fileobj)
-                self._stops = max(self._stops, 1)
+                self._stopping.order_once()
         return noisy
 
     @property
@@ -229,7 +200,7 @@ class Supervisor:
         """Whether what the lane has to say would be taken in this round; else it is readable for as long as nobody does."""
         if not self._is_taking or not self._link.may_try or self._returns.is_full:
             return False
-        return any(self._room().values())
+        return bool(self._waits.room) or any(self._desks.room().values())
 
     def _pause(self) -> float:
         """Return the seconds until something is to be done even if nobody wakes us."""
@@ -253,8 +224,7 @@ class Supervisor:
                 if wait <= 0:
                     self._line.look_again()
         pause = min(pause, self._books.rest(now), self._waits.pause(now), self._notebook.rest(now))
-        end = self._kill_at or self._stop_at
-        return min(pause, end - now) if end > now else pause
+        return min(pause, self._stopping.pause(now)) if self._stopping.is_ordered else pause
 
     # What is taken.
 
@@ -270,7 +240,7 @@ class Supervisor:
         if lane is None or not self._link.may_try or self._returns.is_full:
             return
         self._ready.promote(self._clock.wall())
-        room = self._room()
+        room = self._desks.room() | {INPUTS: self._waits.room}
         if not self._line.may_have(room):
             return
         deliveries = self._line.take(lane, room)
@@ -282,115 +252,19 @@ class Supervisor:
         if deliveries:
             if faults.ACTIVE:
                 faults.point("after_take")
-            self._receive(deliveries)
-
-    def _room(self) -> dict[str, int]:
-        first, *others = self._desks
-        room = first.assigner.room(first.pool.working)
-        for other in others:  # that of coroutines, if they have one
-            theirs = other.assigner.room(other.pool.working)
-            for color, count in room.items():
-                shelves = first.shelf(color), other.shelf(color)
-                room[color] = self._mix.room(color, (count, theirs[color]), shelves)
-        return room | {INPUTS: self._waits.room}
-
-    def _receive(self, deliveries: Sequence[Delivery]) -> None:
-        if self._returns.is_looking_up:
-            self._returns.look_up_later([delivery for delivery in deliveries if delivery.redelivered])
-            deliveries = [delivery for delivery in deliveries if not delivery.redelivered]
-        if deliveries:
-            self._read(deliveries)
-
-    def _read(self, deliveries: Sequence[Delivery]) -> None:
-        lane = self._link.lane
-        try:
-            taken = self._intake.read(deliveries, lambda: self._link.results)
-        except BrokerUnavailable as error:
-            doubtful = [delivery for delivery in deliveries if delivery.redelivered] or deliveries
-            self._returns.look_up_later(doubtful)
-            if not isinstance(error, StillReading):
-                self._line.lose(error, spares_lane=True)
-            if len(doubtful) < len(deliveries) and self._link.lane is not None:
-                self._read([delivery for delivery in deliveries if not delivery.redelivered])
-            return
-        self._books.add(taken.settled)
-        self._returns.postpone(taken.postponed)
-        was_waiting = {color for color in self._plan.colors if self._ready.count_of(color)}
-        now = self._clock.wall()
-        bundles: dict[str, list[int]] = {}
-        for hold in taken.holds:
-            if self._link.lane is not lane:
-                _lose(deliveries)  # while one of them was given back
-                break
-            if self._returns.put_off_if_early(hold, now):
-                continue
-            bundles.setdefault(queue_of(hold.bundle), []).append(hold.left)
-            if len(self._desks) > 1:
-                self._mix.took(hold.bundle.color, is_coroutine=hold.bundle.task in self._plan.coroutines)
-            if not self._is_here_already(hold, now):
-                self._holds.add(hold)
-                self._admit(hold, now)
-        for color, sizes in bundles.items():
-            self._pace.took(color, sum(sizes) / len(sizes))
-        self._make_way(was_waiting)
-
-    def _is_here_already(self, new: Hold, now: float) -> bool:
-        """Whether jobs run here by another delivery, which then answers for this one too: nothing is started twice.
-
-        The connection was lost and the broker delivers again, or the same message was sent twice.
-        """
-        for hold in self._holds.of_bundle(new.bundle.id):
-            if hold.is_same(new.bundle):
-                was_lost, old = hold.delivery.is_lost, self._holds.adopt(hold, new.delivery)
-                self._books.readdress(old, new.delivery)
-                left, has_news = hold.left, hold.learn(new)
-                if left and not hold.left:
-                    self._books.add([Settled(hold.delivery, is_complete=True)])
-                if was_lost:
-                    self._ready.discard(hold, now)  # which it may be in still, where it was lost without the connection
-                    self._admit(hold, now)
-                else:
-                    self._books.add([Settled(old, is_complete=True)])
-                    if has_news:
-                        self._ready.discard(hold, now)
-                        self._admit(hold, now)
-                return True
-            if hold.overlaps(new.bundle):
-                new.delivery.redelivered = True  # by then some of its jobs may have ended here
-                self._returns.look_up_later([new.delivery])
-                return True
-        return False
-
-    def _admit(self, hold: Hold, now: float) -> None:
-        if hold.bundle.inputs:
-            self._waits.add(hold)
-            return
-        for part in hold.waiting():
-            starts = hold.starts[part.at] if part.is_suspect else 0
-            outcome = self._starts.before(hold, starts) if starts else None
-            if outcome is None:
-                self._ready.add(part, now)
-            else:
-                self._books.end(hold, part.at, outcome)
-
-    def _make_way(self, was_waiting: set[str]) -> None:
-        """Recall less urgent jobs when a color begins to wait that is more urgent than they."""
-        names = self._plan.palette.names
-        new = [names.index(c) for c in self._plan.colors if c not in was_waiting and self._ready.count_of(c)]
-        if new:
-            self._put_back(self._staff.recall_below(min(new)))
+            self._admission.receive(deliveries)
 
     # What is handed out.
 
     def _hand_out(self) -> None:
-        for desk in self._desks:
+        for desk in self._desks.each:
             self._hand_out_at(desk)
 
-    def _hand_out_at(self, desk: _Desk) -> None:
+    def _hand_out_at(self, desk: Desk) -> None:
         has_alone = self._staff.has_alone
         if not desk.ready.count(has_alone=has_alone):
             # Idle children get what others were handed and have not started.
-            self._put_back(self._staff.recall_stuck(desk.pool, self._clock.monotonic()))
+            self._admission.put_back(self._staff.recall_stuck(desk.pool, self._clock.monotonic()))
         count = desk.ready.count(has_alone=has_alone)
         if not count or not self._claims.may_start(self._clock.monotonic()):
             return
@@ -406,7 +280,7 @@ class Supervisor:
             batch = desk.assigner.choose(child, share, self._withdrawals.has_ended, has_alone=has_alone)
             marked = self._starts.mark(batch)
             if marked is None:
-                self._put_back(batch)
+                self._admission.put_back(batch)
             elif marked:
                 child.hand(marked)
                 self._claims.guard()
@@ -415,7 +289,7 @@ class Supervisor:
         """Read what was cancelled, and take it back from children that have not started it."""
         new = self._withdrawals.read(self._clock.monotonic())
         if new:
-            self._put_back(self._staff.recall_bundles(new))
+            self._admission.put_back(self._staff.recall_bundles(new))
 
     def _look_for_inputs(self) -> None:
         """Have jobs go on whose inputs are there."""
@@ -430,14 +304,6 @@ class Supervisor:
         for hold in self._waits.rotate(now):
             self._holds.discard(hold.delivery)
             self._returns.give_back([hold.delivery], _ROTATED_FOR)
-
-    def _put_back(self, parts: list[Part]) -> None:
-        """Return jobs that did not start, or are to start anew, to the short lists."""
-        if not parts:
-            return
-        self._starts.unmark(parts)
-        waiting = [one for part in parts for one in part.hold.put_back(part)]
-        self._ready.put_back([part for part in waiting if not part.hold.delivery.is_lost])
 
     # What is heard.
 
@@ -456,10 +322,10 @@ class Supervisor:
         if heard.deaths:
             self._notebook.press()
         self._books.enter(heard.reports)
-        self._put_back(heard.returned)
+        self._admission.put_back(heard.returned)
         for death in heard.deaths:
             self._account_for(death)
-        self._put_back(self._staff.lend(now))
+        self._admission.put_back(self._staff.lend(now))
         self._staff.refill()  # after all that was heard is in the books: it may fail
         self._claims.guard()
 
@@ -467,7 +333,7 @@ class Supervisor:
         """Decide what becomes of a job whose child died while it ran."""
         outcome = self._starts.after(death)
         if outcome is None:
-            self._put_back([Part(death.hold, death.at, death.at + 1)])
+            self._admission.put_back([Part(death.hold, death.at, death.at + 1)])
         else:
             self._books.end(death.hold, death.at, outcome)
 
@@ -490,8 +356,7 @@ class Supervisor:
         lane = self._link.lane
         if lane is not None and self._link.may_try and self._is_time("renew", self._claims.renew_every, now):
             self._claims.renew(lane, now)
-        if self._is_time("announce", _ANNOUNCE_EVERY, now):
-            self._announce(_ANNOUNCE_FOR)
+        self._presence.tell_in_time(now)
         if self._is_time("look", _LOOK_EVERY, now):
             self._line.look_again()  # should a wake-up have been missed
             running = self._staff.check(now)
@@ -504,17 +369,11 @@ class Supervisor:
             if not self._waits.is_empty:
                 self._withdraw()
                 self._waits.discard_ended(self._withdrawals.has_ended)
-            self._receive(self._returns.retry(now))
+            self._admission.receive(self._returns.retry(now))
             doubtful = self._returns.look_up_again(now)
             if doubtful:
-                self._read(doubtful)
+                self._admission.read(doubtful)
             self._staff.tidy()
-
-    def _announce(self, lifetime: float) -> None:
-        colors = tuple(self._plan.colors)
-        plan, now = self._plan, self._clock.wall()
-        info = WorkerInfo(plan.name, socket.gethostname(), os.getpid(), colors, self._tasks, now, plan.processes)
-        self._line.ask(self._link.results.announce, info, lifetime)
 
     def _is_time(self, name: str, every: float, now: float) -> bool:
         if now - self._timers.get(name, float("-inf")) < every:
@@ -529,14 +388,14 @@ class Supervisor:
         self._claims.cut_off()
         recalled = self._staff.recall_all()  # nothing more of this starts
         self._holds.lose()
-        self._put_back(recalled)
+        self._admission.put_back(recalled)
         self._ready.drain()
         self._waits.discard_lost()
         self._returns.forget()
 
     def _on_taken_over(self) -> None:
         """Let go of deliveries that others have taken over."""
-        self._put_back(self._staff.recall_all())
+        self._admission.put_back(self._staff.recall_all())
         self._ready.discard_lost(self._clock.wall())
         self._let_go()
 
@@ -559,9 +418,9 @@ class Supervisor:
 
     def is_over(self) -> bool:
         """Whether it was told to stop and has, or nothing is left to do for a burst."""
-        if self._stops:
-            is_out_of_time = self._stops > 1 or (self._stop_at and self._clock.monotonic() >= self._stop_at)
-            return self._staff.is_idle and bool(is_out_of_time or self._books.is_empty)
+        if self._stopping.is_ordered:
+            is_out_of_time = self._stopping.is_out_of_time(self._clock.monotonic())
+            return self._staff.is_idle and (is_out_of_time or self._books.is_empty)
         if not self._plan.burst:
             return False
         if not self._staff.is_idle or not self._ready.is_empty or not self._books.is_empty:
@@ -573,24 +432,24 @@ class Supervisor:
 
     def _wind_down(self) -> None:
         now = self._clock.monotonic()
-        if not self._stopped_at:
-            grace = self._plan.grace
-            self._stopped_at, self._stop_at = now, float("inf") if grace is None else now + grace
-        if self._stops == 1 and now < self._stop_at and not self._kill_at and self._staff.has_lender(self._stopped_at):
+        self._stopping.begin(now)
+        is_out_of_time = self._stopping.is_out_of_time(now)
+        may_wait = not is_out_of_time and not self._stopping.has_interrupted
+        if may_wait and self._staff.has_lender(self._stopping.since):
             self._resume_taking()  # what it waits for may be among what comes
             return
         if self._is_taking:
             self._is_taking = False
             self._staff.stop_hiring()
-            self._put_back(self._staff.recall_all())
+            self._admission.put_back(self._staff.recall_all())
             if self._link.lane is not None:
                 self._line.attempt(self._link.lane.stop_taking)
         # What has started since then and waits is not waited for: there might be no end to it.
-        is_over = self._stops > 1 or now >= self._stop_at or (self._staff.is_quiet and not self._staff.is_idle)
-        if self._kill_at and now >= self._kill_at:
+        is_over = is_out_of_time or (self._staff.is_quiet and not self._staff.is_idle)
+        if self._stopping.is_to_kill(now):
             self._staff.kill(INTERRUPTED)
-        elif not self._kill_at and is_over:
-            self._kill_at = now + _LAST_SECONDS
+        elif is_over and not self._stopping.has_interrupted:
+            self._stopping.interrupted(now)
             self._staff.interrupt(INTERRUPTED)
         self._ready.drain()
         self._waits.drain()
@@ -616,12 +475,11 @@ class Supervisor:
         self._give_everything_back()
         self._notebook.sweep(self._clock.monotonic(), may_drop=self._books.is_empty)
         self._notebook.close()
-        self._announce(0.0)
+        self._presence.end()
         self._staff.close(INTERRUPTED)
         self._link.close()
         self._selector.close()
-        self._wake_read.close()
-        self._wake_write.close()
+        self._waker.close()
 
     def _give_everything_back(self) -> None:
         if self._link.lane is None:
@@ -629,16 +487,3 @@ class Supervisor:
         ours = [hold for hold in self._holds if not hold.delivery.is_lost]
         self._returns.close(ours)
         self._books.close(ours)
-
-
-def _lose(deliveries: Sequence[Delivery]) -> None:
-    for delivery in deliveries:
-        delivery.is_lost = True
-
-
-def _drain(sock: socket.socket) -> None:
-    try:
-        while sock.recv(4096):
-            pass
-    except BlockingIOError:
-        pass

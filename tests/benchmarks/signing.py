@@ -14,6 +14,7 @@ import sys
 import time
 
 from queuelib import Dispatcher
+from queuelib.address import Address
 
 SECRET = secrets.token_hex(32)
 KEYS = {"plain": None, "signed": f"bench:{SECRET}", "encrypted": f"bench/aes:{SECRET}"}
@@ -29,8 +30,8 @@ def add(x: int, y: int) -> int:
 def once(url: str, key: str | None, jobs: int) -> tuple[float, float, float]:
     """Return the seconds to submit, in all, and of processor time, for so many jobs in a namespace of their own."""
     cpu = processor_time()
-    dispatcher._key = dispatcher._keys = None
-    dispatcher.configure(broker=url, namespace=f"sign{secrets.token_hex(4)}", key=key)
+    dispatcher.close()
+    dispatcher._connections.address = Address(url, namespace=f"sign{secrets.token_hex(4)}", key=key)
     rows = [(i, i) for i in range(jobs)]
     with dispatcher.workers(processes=2):
         dispatcher.gather(add.submit_many(rows[:2000]), timeout=60)  # so that the sizes of bundles have settled

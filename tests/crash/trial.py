@@ -170,7 +170,7 @@ class Trial:
 
     def be_patient(self) -> None:
         """Let submissions wait for a server that has too much to do: how long they take is not what is tried."""
-        self.lab.dispatcher._deadline = _PATIENCE
+        self.lab.dispatcher.producer._deadline = _PATIENCE
 
     def submit(self, count: int, gate: str = "", prefix: str = "j") -> dict[str, Job[str]]:
         """Submit `mark` jobs (start, wait for the gate file, finish); return them by label."""

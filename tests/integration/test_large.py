@@ -54,13 +54,13 @@ def lab(broker_kind: str, broker_url: str, tmp_path: Path) -> Iterator[Lab]:
 def sent(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> list[Outgoing]:
     """What the client publishes."""
     frames: list[Outgoing] = []
-    publish = lab.dispatcher.publish
+    publish = lab.dispatcher.producer.publish
 
     def publish_and_note(some: list[Outgoing]) -> None:
         publish(some)
         frames.extend(some)
 
-    monkeypatch.setattr(lab.dispatcher, "publish", publish_and_note)
+    monkeypatch.setattr(lab.dispatcher.producer, "publish", publish_and_note)
     return frames
 
 
@@ -168,7 +168,7 @@ def test_what_is_gone(lab: Lab) -> None:
     """A job whose argument is not kept any more fails and says so, as does who asks for such a result; no worker minds."""
     jobs = [lab.deeds.third_time.submit(bytes([7]) * 600_000) for _ in range(3)]
     store = lab.dispatcher.sharing.store
-    (kept,) = [one for one in lab.dispatcher._repeats._seen.values() if one is not None]
+    (kept,) = [one for one in lab.dispatcher._connections.repeats._seen.values() if one is not None]
     content_hash = kept.stands[4:36]
     store.blobs(ARGUMENT).drop([content_hash + bytes(4)])
     lab.ready_worker("--processes", "1", target="heavy.py")

@@ -425,7 +425,7 @@ def test_unsigned_pickle_is_not_read(lab: Lab, tmp_path: Path) -> None:
     for key in (None, OTHER):
         with closing(Dispatcher(lab.url, key=key, **place)) as stranger:
             row = stranger.calls.field(stranger.calls.body(print)), stranger.calls.arguments((Trap(trap),), {})
-            jobs.append(stranger.submit_call(stranger.calls.definition, row, {}, NO_OPTIONS))
+            jobs.append(stranger.producer.submit_call(stranger.calls.definition, row, {}, NO_OPTIONS))
     with closing(Dispatcher(lab.url, key=KEY, **place)) as dispatcher:
         with Executor(dispatcher) as pool:
             assert pool.submit(lambda: 5).result(WITHIN) == 5

@@ -97,8 +97,8 @@ def t(i: int) -> int:
 
 first = t.submit(0)
 dispatcher.open_results().workers()
-lane = dispatcher._publisher._lane
-io = dispatcher._results._client._io
+lane = dispatcher._connections._publisher._lane
+io = dispatcher._connections._results._client._io
 number = lane.fileno()
 
 def says(call):
@@ -120,7 +120,7 @@ def use_the_lane():
 
 def forget():
     global lane, io
-    lane = io = dispatcher._publisher = dispatcher._results = None
+    lane = io = dispatcher._connections._publisher = dispatcher._connections._results = None
     gc.collect()
 
 def ask():
@@ -139,8 +139,8 @@ for deed in (nothing, close, submit, use_the_lane, forget, ask):
         lane.renew()
         t.submit(2)
         dispatcher.open_results().workers()
-        assert dispatcher._publisher._lane is lane, deed.__name__
-        assert dispatcher._results._client._io is io and not io.is_dead, deed.__name__
+        assert dispatcher._connections._publisher._lane is lane, deed.__name__
+        assert dispatcher._connections._results._client._io is io and not io.is_dead, deed.__name__
 print("well", lane.fileno() == number)
 dispatcher.close()
 """

@@ -490,7 +490,7 @@ def test_what_they_wait_for_waits_behind_them(lab: Lab) -> None:
     first = add.s(lab.deeds.square.s(2))
     calls = [add.s(first, i) for i in range(1100)]
     # A client would send them in their order, which redelivery may change.
-    plan = Plan(lab.dispatcher, lab.dispatcher._bundle)
+    plan = Plan(lab.dispatcher.producer, lab.dispatcher.producer._bundler.bundle)
     placed = plan.place(calls)
     keys = lab.dispatcher.keys
     for bundles in (plan.plain, plan.waiting[::-1]):

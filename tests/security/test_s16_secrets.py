@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from queuelib import Dispatcher, QueuelibError, broker, plugins
+from queuelib.address import Address
 from queuelib.signing import Keyring, Secret
 from queuelib_rabbitmq.transport import parse as parse_amqp
 from queuelib_redis.address import parse as parse_redis
@@ -71,7 +72,8 @@ for broker, results in [(url, None) for url in sys.argv[1:]] + [("memory://", ur
         dispatcher.open_results().workers()
     except Exception:
         traceback.print_exc()
-    print(repr(dispatcher), repr(vars(dispatcher)), work, dispatcher.outcomes)
+    parts = [dispatcher, dispatcher._connections, dispatcher._connections.address]
+    print(repr(dispatcher), [repr(vars(part)) for part in parts], work, dispatcher.outcomes)
 print("the end")
 """
 WORKER = """
@@ -153,7 +155,7 @@ def test_s16_objects_that_hold_urls() -> None:
     shown: list[Any] = []
     for url in URLS:
         dispatcher = Dispatcher(url, results=url, key=KEY)
-        shown += [dispatcher, vars(dispatcher), dispatcher.keys]
+        shown += [dispatcher, *map(vars, parts_of(dispatcher)), dispatcher.keys]
         for make in (
             parse_redis,
             parse_amqp,
@@ -273,7 +275,8 @@ def live(app: Lab, url: str, namespace: str, folder: Path) -> str:
         stranger.close()
         stored = deeds.dispatcher.open_results()
         eventually(lambda: len(stored.quarantined()) == 2, within=WITHIN)
-        said += [repr(stored.quarantined()), repr(stored.workers()), repr(stored), repr(vars(deeds.dispatcher))]
+        said += [repr(stored.quarantined()), repr(stored.workers()), repr(stored)]
+        said += [repr(vars(one)) for one in parts_of(deeds.dispatcher)]
         said += [commands_of(worker.pid)]
         arguments = ("--namespace", namespace)
         environment_ = {"QUEUELIB_BROKER": url}
@@ -281,10 +284,19 @@ def live(app: Lab, url: str, namespace: str, folder: Path) -> str:
         said.append(run(folder, "-m", "queuelib", "failed", "retry", "--all", *arguments, **environment_))
         worker.stop()
     finally:
-        deeds.dispatcher.configure()
-        deeds.dispatcher._key = None  # what `configure` cannot take back
-        deeds.dispatcher.configure(broker="memory://s16")
+        forget_key(deeds.dispatcher)
     return "\n".join([*said, worker.said])
+
+
+def parts_of(dispatcher: Dispatcher) -> list[Any]:
+    """Return a dispatcher, what it knows of its servers, and where they are."""
+    return [dispatcher, dispatcher._connections, dispatcher._connections.address]
+
+
+def forget_key(dispatcher: Dispatcher) -> None:
+    """Take back what `configure` cannot."""
+    dispatcher.close()
+    dispatcher._connections.address = Address("memory://s16")
 
 
 def commands_of(pid: int) -> str:
@@ -305,6 +317,4 @@ def test_s16_a_worker_beside_a_program_has_no_secret_on_its_command_line(tmp_pat
             assert deeds.square.submit(3).result(timeout=WITHIN) == 9  # the worker has the key: it runs what is signed
             check(commands_of(os.getpid()), has="queuelib.worker.template")
     finally:
-        deeds.dispatcher.close()
-        deeds.dispatcher._key = None
-        deeds.dispatcher.configure(broker="memory://s16")
+        forget_key(deeds.dispatcher)

@@ -625,14 +625,14 @@ def lab(kind: str, server_url: str, namespace: str, tmp_path: Path, monkeypatch:
 def submitted(lab: Lab, monkeypatch: pytest.MonkeyPatch, label: str) -> tuple[Job[str], Outgoing]:
     """Submit a job and return it with its frame, as somebody sees it who reads the broker."""
     frames: list[Outgoing] = []
-    publish = lab.dispatcher.publish
+    publish = lab.dispatcher.producer.publish
 
     def seen(some: list[Outgoing]) -> None:
         frames.extend(some)
         publish(some)
 
     with monkeypatch.context() as patched:
-        patched.setattr(lab.dispatcher, "publish", seen)
+        patched.setattr(lab.dispatcher.producer, "publish", seen)
         job = lab.deeds.mark.submit(lab.history().path, label)
     return job, frames[0]
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from queuelib import codec
 from queuelib.errors import ArgumentError, DecodeError, EncodeError
-from queuelib.job import plain_values
 from queuelib.schema import Call, Schema, SchemaMismatch
 from queuelib.settings import MAX_DEPTH
 from tests.unit.fakes import quick
@@ -220,7 +219,7 @@ def test_a_column_is_no_level_of_its_values() -> None:
     (call,) = schema.load_column(codec.encoded_list([schema.pack((value,), {})]), schema.hash)
     assert as_call(call).args == (value, 2)
     results = codec.encoded_list([codec.encode([value])])
-    assert Schema.of_function(returns_anything).load_results(results) == plain_values(results) == [[value]]
+    assert Schema.of_function(returns_anything).load_results(results) == codec.decode_list(results) == [[value]]
 
 
 def returns_number() -> int: ...  # type: ignore[empty-body]

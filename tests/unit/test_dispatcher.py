@@ -56,7 +56,7 @@ def test_what_is_in_doubt_is_all_that_was_not_confirmed(
     task = dispatcher.task(name="lab.work")(lambda: None)
     publisher: Any = Publisher()
     publisher.lost_at = lost_at
-    monkeypatch.setattr(dispatcher, "_open_publisher", lambda: publisher)
+    monkeypatch.setattr(dispatcher._connections, "publisher", lambda: publisher)
     with pytest.raises(SubmitUnknown) as caught:
         task.submit_many([()] * JOBS)
     error = caught.value
@@ -88,3 +88,14 @@ def test_a_redirected_dispatcher_is_as_before_afterwards() -> None:
         assert dispatcher.namespace == "own"
         raise KeyError
     assert (dispatcher.broker_url, dispatcher.results_url, dispatcher.namespace) == place
+
+
+def test_what_is_configured_while_redirected_is_gone_afterwards() -> None:
+    """A test that sets a namespace or a key of its own leaves neither to the next one."""
+    dispatcher = Dispatcher("memory://its-own", namespace="own")
+    with dispatcher.redirected("memory://elsewhere"):
+        dispatcher.configure(namespace="other", key="k1:0123456789abcdef")
+        assert dispatcher.namespace == "other"
+        signs = dispatcher.keys
+        assert signs is not None
+    assert (dispatcher.broker_url, dispatcher.namespace, dispatcher.keys) == ("memory://its-own", "own", None)

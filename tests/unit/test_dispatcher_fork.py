@@ -18,7 +18,7 @@ def test_a_child_waits_for_no_thread_of_its_parent() -> None:
     is_held, may_go = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with dispatcher._lock:
+        with dispatcher._connections.lock:
             is_held.set()
             may_go.wait()
 

@@ -181,7 +181,7 @@ def test_a_forked_child_goes_on_with_its_parents_stream(place: Place) -> None:
     pid = os.fork()
     if pid == 0:
         signal.alarm(10)  # ends it
-        place.dispatcher._results = None  # memory:// is empty in a child; the record comes anew
+        place.dispatcher._connections._results = None  # memory:// is empty in a child; the record comes anew
         place.end(job)
         os._exit(0 if list(stream) == [job] else 1)
     assert os.waitpid(pid, 0)[1] == 0

@@ -288,11 +288,11 @@ def test_a_state_goes_with_its_job(desk: Desk) -> None:
 def test_a_state_that_was_only_read_goes_too(desk: Desk) -> None:
     """It was saved by another attempt, perhaps in another worker."""
     desk.keeper.inner.write([])
-    desk.notebook.fetched(Key(BUNDLE_ID, 2))
     other = Desk()
     other.tell(2, b"1")
     other.write()
     desk.keeper = other.keeper
+    assert desk.notebook.reader(lambda: other.keeper)(Key(BUNDLE_ID, 2)) == b"1"
     desk.notebook.end([Report(desk.hold, 2, Failed(b"e"), 0.1)])
     desk.notebook.sweep(desk.time.now, may_drop=True)
     assert desk.stored(2) is None

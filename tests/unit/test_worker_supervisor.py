@@ -143,7 +143,7 @@ class Desk:
 
     def receive(self, delivery: Delivery) -> Hold:
         """Take a delivery, and hand all its jobs to a child."""
-        self.supervisor._receive([delivery])
+        self.supervisor._admission.receive([delivery])
         hold: Hold
         (hold,) = self.supervisor._holds
         self.supervisor._ready.drain()
@@ -219,7 +219,7 @@ class TestLoss:
             it.settle()
             it.link.lane, it.link.door = Lane(it.link.log), Door(it.link.results, is_ours=True)
             it.link.results.records.clear()
-            it.supervisor._receive([redelivered(delivery)])
+            it.supervisor._admission.receive([redelivered(delivery)])
             assert it.again() == [0]
             it.succeed(hold, 1)
             it.settle()
@@ -237,7 +237,7 @@ class TestLoss:
             it.link.may_try, it.link.results.error = True, None
             it.link.lane = Lane(it.link.log)
             if comes_back:
-                it.supervisor._receive([redelivered(delivery)])
+                it.supervisor._admission.receive([redelivered(delivery)])
             it.settle()
             assert it.again() == []
             assert it.records()[-1:] == [(0, SUCCEEDED)]
@@ -249,7 +249,7 @@ def started(it: Desk) -> list[int]:
     """Hand out what waits to a child that the test plays; return the positions of the jobs that it gets."""
     parts: list[Part] = []
     child = SimpleNamespace(handed=[], ahead=0.0, bytes_ahead=0, unreported=0, done=0, hand=parts.extend)
-    it.supervisor._desks[0].assigner.hungry = lambda _: [child]
+    it.supervisor._desks.each[0].assigner.hungry = lambda _: [child]
     it.supervisor._hand_out()
     return positions(parts)
 
@@ -266,7 +266,7 @@ class TestTakenOver:
     def back(self, it: Desk, keeps_claims: bool, *records: Record) -> Hold:  # noqa: FBT001
         """Run job 0 of two, lose the delivery, let others store something, and take the message once more."""
         delivery = make_delivery(make_bundle(2))
-        it.supervisor._receive([delivery])
+        it.supervisor._admission.receive([delivery])
         hold: Hold
         (hold,) = it.supervisor._holds
         it.supervisor._ready.drain()
@@ -278,7 +278,7 @@ class TestTakenOver:
             it.supervisor._line.lose(BrokerUnavailable("gone"))
             it.link.may_try, it.link.lane = True, Lane(it.link.log)
         it.link.results.records.update({record.key: record for record in records})
-        it.supervisor._receive([redelivered(delivery)])
+        it.supervisor._admission.receive([redelivered(delivery)])
         return hold
 
     @pytest.mark.parametrize("keeps_claims", [False, True])
@@ -313,7 +313,7 @@ class TestTakenOver:
             it.supervisor._claims._find_lost(it.link.lane)
             it.fail(hold, 0)
             it.settle()
-            it.supervisor._receive([redelivered(hold.delivery)])
+            it.supervisor._admission.receive([redelivered(hold.delivery)])
             assert it.again() == []
             it.settle()
             assert it.records()[-1] == (0, FAILED)
@@ -354,7 +354,7 @@ class TestTakenOver:
             it.link.results.error, it.link.may_try = None, True
             key = Key(BUNDLE_ID, 1)
             it.link.results.records[key] = Record(key, SUCCEEDED, 1, b"\x01", 0.0)
-            it.supervisor._receive([redelivered(delivery)])
+            it.supervisor._admission.receive([redelivered(delivery)])
             assert it.again() == []
             it.link.log.clear()
             it.settle()
@@ -374,14 +374,14 @@ class TestTakenOver:
             it.settle()
             it.supervisor._look_around()
             assert list(it.supervisor._holds) == []
-            it.supervisor._receive([make_delivery(part(make_bundle(3), [0, 1]))])
+            it.supervisor._admission.receive([make_delivery(part(make_bundle(3), [0, 1]))])
             assert it.again() == [0, 1]
 
     def test_a_lost_connection_keeps_what_runs_and_what_is_unwritten(self) -> None:
         """Nothing else: what waits was forgotten with it."""
         with desk(Link(keeps_claims=False)) as it:
             waits, runs, ended = (make_delivery(make_bundle(2, id=bytes([n]) * 16)) for n in range(3))
-            it.supervisor._receive([waits, runs, ended])
+            it.supervisor._admission.receive([waits, runs, ended])
             holds = {hold.delivery: hold for hold in it.supervisor._holds}
             holds[runs].hand(0, 1)
             it.succeed(holds[ended], 0)
@@ -405,7 +405,7 @@ class TestTwice:
         link.lease = 15.0
         with desk(link, once=once) as it:
             delivery = make_delivery(make_bundle(4))
-            it.supervisor._receive([delivery])
+            it.supervisor._admission.receive([delivery])
             (hold,) = it.supervisor._holds
             (at,) = started(it)
             hold.hand(at, at + 1)
@@ -413,16 +413,16 @@ class TestTwice:
             it.time.now += 20.0
             it.supervisor._claims.renew(link.lane, it.time.now)
             cast("Any", link.lane).lost = []
-            it.supervisor._receive([redelivered(delivery)])
+            it.supervisor._admission.receive([redelivered(delivery)])
             assert sorted(it.again()) == [other for other in range(4) if other != at]
 
     def test_what_the_second_one_tells_counts(self) -> None:
         """It was looked up, and what has ended by now does not start although the first one is still in hand."""
         with desk(Link(keeps_claims=True)) as it:
             first, other = make_delivery(make_bundle(2)), make_delivery(make_bundle(id=bytes(16)))
-            it.supervisor._receive([first, other])
+            it.supervisor._admission.receive([first, other])
             it.link.results.records[Key(BUNDLE_ID, 0)] = Record(Key(BUNDLE_ID, 0), SUCCEEDED, 1, b"\x01", 0.0)
-            it.supervisor._receive([redelivered(first)])
+            it.supervisor._admission.receive([redelivered(first)])
             waiting = it.supervisor._ready.drain()
             assert [(part.hold.bundle.id, part.at) for part in waiting] == [(bytes(16), 0), (BUNDLE_ID, 1)]
 
@@ -432,7 +432,7 @@ class TestTwice:
             first = make_delivery(make_bundle(1))
             second = redelivered(first)
             it.succeed(it.receive(first), 0)
-            it.supervisor._receive([second])
+            it.supervisor._admission.receive([second])
             it.settle()
             assert {entry.delivery.tag for entry in it.settled() if entry.is_complete} == {first.tag, second.tag}
             assert list(it.supervisor._holds) == []
@@ -446,7 +446,7 @@ class TestTrouble:
         with desk(Link(keeps_claims=True)) as it:
             it.link.lane.is_broken = True
             early = make_delivery(make_bundle(due=it.time.now + 500.0))
-            it.supervisor._receive([early])
+            it.supervisor._admission.receive([early])
             it.link.lane.is_broken, it.link.may_try = False, True
             it.supervisor._look_around()
             assert [said for verb, said in it.link.log if verb == "give_back"] == [[early]]
@@ -457,7 +457,7 @@ class TestTrouble:
         with desk(Link(keeps_claims=True)) as it:
             hold = it.receive(make_delivery(make_bundle(2)))
             rest = make_delivery(part(make_bundle(2), [1]))
-            it.supervisor._receive([rest])
+            it.supervisor._admission.receive([rest])
             for at in (0, 1):
                 it.succeed(hold, at)
                 it.settle()
@@ -477,7 +477,7 @@ class TestTrouble:
             lane.renew = lane.give_back  # which fails, too
             odd = odd._replace(due=it.time.now + 500.0 if what == "early" else None)
             deliveries = [make_delivery(odd, published=it.time.now), make_delivery(make_bundle())]
-            it.supervisor._receive(deliveries)
+            it.supervisor._admission.receive(deliveries)
             assert it.link.lane is None
             assert started(it) == []
             assert all(delivery.is_lost for delivery in deliveries[1:])
@@ -525,7 +525,7 @@ class TestTrouble:
         """A burst does not end because of it."""
         with desk(Link(keeps_claims=True)) as it:
             it.supervisor._plan = replace(it.supervisor._plan, burst=True)
-            it.supervisor._desks[0].assigner.room = lambda _: {"yellow": 1}
+            it.supervisor._desks.each[0].assigner.room = lambda _: {"yellow": 1}
             it.link.lane.take = Mock(side_effect=BrokerUnavailable("gone"))
             it.supervisor._take()
             assert not it.supervisor.is_over()
@@ -548,9 +548,9 @@ class TestTrouble:
         with desk(Link(keeps_claims=False)) as it:
             first, other, fresh = (make_delivery(make_bundle(id=bytes([n]) * 16), redelivered=n < 2) for n in range(3))
             it.link.results.error = error
-            it.supervisor._receive([first, fresh])
+            it.supervisor._admission.receive([first, fresh])
             assert it.link.may_try == isinstance(error, StillReading)
-            it.supervisor._receive([other])
+            it.supervisor._admission.receive([other])
             assert waiting() == [fresh]
             look_around()
             it.link.results.error = None
@@ -569,7 +569,7 @@ class TestTrouble:
             it.supervisor._line.may_have = lambda _: True
             it.supervisor._line.take = lambda *_: taken.append(1)
             it.supervisor._take()
-            it.supervisor._receive([make_delivery(redelivered=True) for _ in range(1000)])
+            it.supervisor._admission.receive([make_delivery(redelivered=True) for _ in range(1000)])
             it.supervisor._take()
             assert taken == [1]
             it.link.results.error = None
@@ -588,7 +588,7 @@ class TestTrouble:
             it.link.may_try = is_full
             if is_full:
                 it.link.results.error = StillReading("much to read")
-                it.supervisor._receive([make_delivery(redelivered=True) for _ in range(1000)])
+                it.supervisor._admission.receive([make_delivery(redelivered=True) for _ in range(1000)])
             it.supervisor._wait()
             assert here.fileno() not in it.supervisor._selector.get_map()
             it.link.may_try, it.link.results.error = True, None
@@ -602,7 +602,7 @@ class TestTrouble:
         with desk(Link(keeps_claims=becomes == "lost")) as it:
             delivery = make_delivery(redelivered=True)
             it.link.results.error = StillReading("much to read")
-            it.supervisor._receive([delivery])
+            it.supervisor._admission.receive([delivery])
             it.link.results.error = None
             if becomes == "lost":
                 it.link.lane.lost = [delivery]
@@ -671,10 +671,10 @@ class TestTrouble:
 
             works = getattr(it.link.results, what)
             setattr(it.link.results, what, fail)
-            it.supervisor._announce(15.0)
+            it.supervisor._presence.tell()
             it.supervisor._withdraw()
             it.supervisor._starts.show([(hold, 0, 2.0)])
-            it.supervisor._receive([make_delivery(make_bundle(1, id=bytes(16)), redelivered=True)])
+            it.supervisor._admission.receive([make_delivery(make_bundle(1, id=bytes(16)), redelivered=True)])
             setattr(it.link.results, what, works)
             assert not it.link.may_try
             assert it.link.lane is not None
@@ -697,7 +697,7 @@ class TestEnd:
         with desk(Link(keeps_claims=keeps_claims)) as it:
             running, waiting = make_delivery(make_bundle(1)), make_delivery(make_bundle(2, id=bytes(16)))
             it.receive(running)
-            it.supervisor._receive([waiting])
+            it.supervisor._admission.receive([waiting])
             it.supervisor.stop()
             it.supervisor._wind_down()
             it.supervisor._wind_down()
@@ -724,7 +724,7 @@ class TestEnd:
         """A message of which nobody can make a part stays with the broker as it is; its outcomes are written, too."""
         with desk(Link(keeps_claims=True)) as it:
             hold = it.receive(make_delivery(make_bundle(1, id=b"o" * 16)))
-            it.supervisor._receive([make_delivery(make_bundle(2)._replace(column=b"\x92\xc1\xc1"))])
+            it.supervisor._admission.receive([make_delivery(make_bundle(2)._replace(column=b"\x92\xc1\xc1"))])
             it.supervisor._ready.drain()
             bad = next(one for one in it.supervisor._holds if one is not hold)
             bad.hand(0, 1)
@@ -762,13 +762,13 @@ class TestOnce:
 
     def batch(self, it: Desk, *, redelivered: bool = False) -> list[Part]:
         """Take a bundle of one job and return what would be handed to a child."""
-        it.supervisor._receive([make_delivery(make_bundle(1), redelivered=redelivered)])
+        it.supervisor._admission.receive([make_delivery(make_bundle(1), redelivered=redelivered)])
         parts: list[Part] = it.supervisor._ready.drain()
         return parts
 
     def take(self, it: Desk) -> Hold:
         """Take a bundle of one job, which waits then."""
-        it.supervisor._receive([make_delivery(make_bundle(1))])
+        it.supervisor._admission.receive([make_delivery(make_bundle(1))])
         hold: Hold
         (hold,) = it.supervisor._holds
         return hold
@@ -801,7 +801,7 @@ class TestOnce:
     def test_nothing_is_marked_of_what_others_have(self) -> None:
         """Of the other jobs of that delivery, either: they would end as lost although nobody had started them."""
         with desk(Link(keeps_claims=True), once=["lab.work"]) as it:
-            it.supervisor._receive([make_delivery(make_bundle(3))])
+            it.supervisor._admission.receive([make_delivery(make_bundle(3))])
             (hold,) = it.supervisor._holds
             it.link.lane.lost = [hold.delivery]
             assert started(it) == []
@@ -829,7 +829,7 @@ class TestOnce:
             assert started(it) == [0]
             hold.hand(0, 1)
             it.link.lane.lost = [] if is_ours else [hold.delivery]
-            it.supervisor._put_back([Part(hold, 0, 1)])
+            it.supervisor._admission.put_back([Part(hold, 0, 1)])
             assert mark_of(it, 0) == ((QUEUED, 0) if is_ours else (RUNNING, 1))
             assert it.again() == ([0] if is_ours else [])
 
@@ -885,7 +885,7 @@ class TestClaim:
         """Only after so long, and it lets go of what others have."""
         with desk(self.link()) as it:
             kept, lost = make_delivery(make_bundle(1)), make_delivery(make_bundle(1, id=bytes(16)))
-            it.supervisor._receive([kept, lost])
+            it.supervisor._admission.receive([kept, lost])
             it.link.lane.lost = [lost]
             self.cut_off(it, 10.0)
             assert [verb for verb, _ in it.link.log if verb == "find_lost"] == []
@@ -899,7 +899,7 @@ class TestClaim:
         with desk(self.link(), processes=1) as it:
             it.supervisor._staff.hire()
             it.link.may_try = False
-            it.supervisor._receive([make_delivery(make_bundle(1))])
+            it.supervisor._admission.receive([make_delivery(make_bundle(1))])
             it.time.now += 16.0
             it.supervisor._hand_out()
             assert it.again() == [0]
@@ -949,7 +949,7 @@ class TestClaim:
     def test_none_is_started_that_would_be_killed(self) -> None:
         """From then on, until the claim is renewed."""
         with desk(self.link(), exclusive=["lab.work"]) as it:
-            it.supervisor._receive([make_delivery(make_bundle(1))])
+            it.supervisor._admission.receive([make_delivery(make_bundle(1))])
             it.link.may_try = False
             self.cut_off(it, 12.5)
             assert started(it) == []

@@ -25,7 +25,7 @@ class Desk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, namespace: str) -> None:
         self.dispatcher = Dispatcher("memory://workflow", namespace=namespace)
         self.calls: list[list[Outgoing]] = []
-        monkeypatch.setattr(self.dispatcher, "publish", self.publish)
+        monkeypatch.setattr(self.dispatcher.producer, "publish", self.publish)
 
         @self.dispatcher.task(name="add")
         def add(x: int, y: int = 0, *more: int, **named: int) -> int:
@@ -202,7 +202,7 @@ def test_what_waits_is_sent_after_what_it_waits_for(it: Desk) -> None:
         raise BrokerUnavailable("gone")
 
     it.calls.clear()
-    it.dispatcher.publish = refuse  # type: ignore[method-assign,assignment]
+    it.dispatcher.producer.publish = refuse  # type: ignore[method-assign,assignment]
     with pytest.raises(BrokerUnavailable):
         chain(it.add.s(1), it.add.s(2)).submit()
     assert it.calls == [[]]

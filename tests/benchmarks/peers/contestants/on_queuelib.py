@@ -57,11 +57,11 @@ class Peer:
             delete_queues(self._place.amqp_for_pika, [f"{self._place.name}.{name}" for name in _COLORS_AND_OTHERS])
 
     def _count_frames(self) -> None:
-        """Count what goes to the broker where all of it goes through: in the dispatcher's own `publish`."""
-        publish = tasks.dispatcher.publish
+        """Count what goes to the broker where all of it goes through: in the `publish` of the dispatcher's producer."""
+        publish = tasks.dispatcher.producer.publish
 
         def counting(frames: Sequence[Any]) -> None:
             self._frames += len(frames)
             publish(frames)
 
-        tasks.dispatcher.publish = counting  # type: ignore[method-assign] # for this one object, to count
+        tasks.dispatcher.producer.publish = counting  # type: ignore[method-assign] # for this one object, to count
