@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from queuelib.context import waiting
 from queuelib.errors import JobTimeout, QueuelibError
@@ -29,6 +29,8 @@ ReturnWhen = Literal["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"]
 """The constants of `concurrent.futures`, which are these strings."""
 _RETURN_WHEN = ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION")
 _WINDOW = 256  # jobs looked up at once
+_LOOK: Final = "look"  # in the place of an ending: nothing may be open any more
+_Told = tuple[Job[Any], Ending] | Literal["look"]
 
 
 class DoneAndNotDone(NamedTuple):
@@ -42,7 +44,8 @@ class Completed(Generic[R]):
     """An iterator over jobs as they end, for `for` and `async for`, to which jobs can be added while it runs.
 
     It ends when all that was added has been yielded; when more is added then, it goes on. A job that is added twice
-    before it was yielded is yielded once. Closed, or forgotten, it watches nothing any more.
+    before it was yielded is yielded once. Closed, or forgotten, it watches nothing any more. Several threads or coroutines
+    may read it, each job goes to one of them, and any may close it: then the loops of all end.
 
     Args:
         jobs: The first jobs, of any dispatchers.
@@ -89,8 +92,9 @@ class Completed(Generic[R]):
         rest = list(self._open.values())
         self._open.clear()
         if os.getpid() == self._pid:
-            for watch in self._watches:
+            for watch in tuple(self._watches):
                 watch.drop(rest, self._inbox.put)
+            self._inbox.wake()
 
     def __iter__(self) -> Completed[R]:
         return self
@@ -206,10 +210,16 @@ class Completed(Generic[R]):
             if taken is not None:
                 yield taken[0]
 
-    def _taken(self, item: tuple[Job[R], Ending] | None) -> tuple[Job[R], Record] | None:
-        """Return what came, or None if it came before."""
+    def _taken(self, item: _Told | None) -> tuple[Job[R], Record] | None:
+        """Return what came, or None if it came before, or nothing is open any more."""
+        if item == _LOOK:
+            if not self._open:
+                self._inbox.wake()  # whoever else reads it is to see that, too
+            return None
         if item is None:
-            first = next(iter(self._open.values()))
+            first = next(iter(list(self._open.values())), None)
+            if first is None:
+                return None  # it was closed
             what = f"job {first.id}" if len(self._open) == 1 else f"none of {len(self._open)} jobs"
             msg = f"{what} has not ended within {self._timeout:g} s; it goes on, and its result can be asked for again"
             raise JobTimeout(msg)
@@ -222,14 +232,16 @@ class Completed(Generic[R]):
         mine = self._open.pop(job.key, None)
         if mine is None:
             return None
+        if not self._open:
+            self._inbox.wake()
         if self._shown is not None:
             self._shown.bar.count(failed=ending.state not in {SUCCEEDED, CANCELLED})
         return mine, mine._keep(ending)
 
     def _look_once_more(self) -> None:
         """Look at all that is open: what has just ended may not have been told yet, and no time is left to wait for that."""
-        for watch in self._watches:
-            rest = [job for job in self._open.values() if job._outcomes.watch is watch]
+        for watch in tuple(self._watches):  # others may add jobs meanwhile
+            rest = [job for job in list(self._open.values()) if job._outcomes.watch is watch]
             for start in range(0, len(rest), _WINDOW):
                 window = rest[start : start + _WINDOW]
                 endings = window[0]._outcomes.endings([job.key for job in window])
@@ -260,23 +272,30 @@ class _Inbox:
     """What the watching thread has told, until somebody takes it."""
 
     def __init__(self) -> None:
-        self._told: SimpleQueue[tuple[Job[Any], Ending]] = SimpleQueue()
+        self._told: SimpleQueue[_Told] = SimpleQueue()
         self._sleepers: list[tuple[Mailbox, Any]] = []
 
     def put(self, job: Job[Any], ending: Ending) -> None:
         """Take in the ending of a job."""
-        self._told.put((job, ending))
+        self._put((job, ending))
+
+    def wake(self) -> None:
+        """Have one of those who wait look whether anything is open still."""
+        self._put(_LOOK)
+
+    def _put(self, told: _Told) -> None:
+        self._told.put(told)
         for box, future in tuple(self._sleepers):
             box.post(future, None)
 
-    def get(self, timeout: float | None) -> tuple[Job[Any], Ending] | None:
+    def get(self, timeout: float | None) -> _Told | None:
         """Return the next one; None if none comes within `timeout` seconds."""
         try:
             return self._told.get(timeout != 0.0, timeout or None)
         except Empty:
             return None
 
-    async def aget(self, timeout: float | None) -> tuple[Job[Any], Ending] | None:  # noqa: ASYNC109 - that of `gather`
+    async def aget(self, timeout: float | None) -> _Told | None:  # noqa: ASYNC109 - that of `gather`
         """Return the next one without blocking the event loop."""
         import asyncio  # noqa: PLC0415 - 20 ms of import that synchronous programs do not need
 

@@ -18,6 +18,7 @@ except ImportError as error:
     msg = "queuelib.joblib needs joblib: pip install 'queuelib-kombu[joblib]'"
     raise ImportError(msg) from error
 
+from queuelib.codec import check_array
 from queuelib.dispatcher import Dispatcher
 from queuelib.executor import Executor
 from queuelib.handle import Shared
@@ -134,10 +135,14 @@ class QueueBackend(AutoBatchingMixin, ParallelBackendBase):
 
     def _light(self, value: Any) -> Any:
         numpy = sys.modules.get("numpy")
-        if numpy is None or type(value) is not numpy.ndarray or value.nbytes <= _LARGE or value.dtype.hasobject:
+        if numpy is None or type(value) is not numpy.ndarray or value.nbytes <= _LARGE:
             return value
-        # It may be written to between two batches.
-        digest = hashlib.sha256(numpy.ascontiguousarray(value).data).digest()
+        try:
+            check_array(value)
+        except TypeError:  # one with fields, say: it can be pickled, and is not shared
+            return value
+        # As bytes, since times have no buffer of their own. It may be written to between two batches.
+        digest = hashlib.sha256(numpy.ascontiguousarray(value).view(numpy.uint8).data).digest()
         _, known, handle = self._handles.get(id(value), (None, b"", None))
         if handle is None or known != digest:
             handle = self._pool().dispatcher.share(value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import sys
 import threading
 import traceback
@@ -100,7 +101,11 @@ class SharedLoop:
             nonlocal left
             left -= 1
             if left:
-                lane.sock.close()  # which says so; that of the last one says that the process ends
+                # It says so, also where a process that a handler has forked holds it; that of the last one says that the
+                # process ends.
+                with suppress(OSError):
+                    lane.sock.shutdown(socket.SHUT_RDWR)
+                lane.sock.close()
             else:
                 self._loop.stop()
 

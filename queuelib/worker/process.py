@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 
 __all__ = [
     "STOP_JOB",
@@ -14,6 +15,7 @@ __all__ = [
     "die_with_parent",
     "interrupt",
     "is_linux",
+    "keep_signals",
     "kill_group",
     "raise_fd_limit",
     "reap_strangers",
@@ -48,6 +50,23 @@ def die_with_parent(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def keep_signals(numbers: Sequence[int]) -> None:
+    """Have the present handlers of these signals be this process's alone: what it forks is ended by them as any process.
+
+    A process that was forked would raise in the midst of a handler's code, or have an event loop of this process take its
+    signals for its own, since both write to one descriptor.
+    """
+    ours = {number: signal.getsignal(number) for number in numbers}
+
+    def leave() -> None:
+        signal.set_wakeup_fd(-1)
+        for number, handler in ours.items():
+            if signal.getsignal(number) is handler:
+                signal.signal(number, signal.SIG_DFL)
+
+    os.register_at_fork(after_in_child=leave)
 
 
 def kill_group(pid: int) -> None:

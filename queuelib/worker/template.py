@@ -238,6 +238,7 @@ def _serve_alone(lane: Lane, dispatcher: Dispatcher, worker: str, asking: Asking
     executor = Executor(dispatcher, worker, asking.read_state)
     signal.signal(signal.SIGTERM, partial(_shut_down, executor))
     signal.signal(process.STOP_JOB, lambda _, frame: executor.stop_job(frame))
+    process.keep_signals((signal.SIGTERM, process.STOP_JOB))
     serve(lane.sock, lane.fds, lane.slot, executor, worker)
 
 
@@ -247,6 +248,7 @@ def _serve_lanes(lanes: Sequence[Lane], dispatcher: Dispatcher, worker: str, ask
     loop = SharedLoop()
     loop.end_on(signal.SIGTERM)
     loop.stop_on(process.STOP_JOB)
+    process.keep_signals((signal.SIGTERM, process.STOP_JOB))
     loop.start_lanes(lanes, lambda: LaneExecutor(dispatcher, worker, loop, asking.read_state), worker)
     loop.run()
 

@@ -111,6 +111,35 @@ def test_a_job_that_ends_its_lane_or_process(lab: Lab, laned: Any, how: str) -> 
     assert history.count() == {"victim": 2, **dict.fromkeys(labels("a", 3), 1 if how == "exit" else 2)}
 
 
+@pytest.mark.parametrize(
+    ("options", "task"),
+    [((), "end_forked"), (("--threads", "3"), "end_forked"), (("--async", "3"), "end_forked_beside")],
+    ids=["alone", "threads", "async"],
+)
+def test_signals_of_a_forked_process_are_its_own(lab: Lab, laned: Any, options: tuple[str, ...], task: str) -> None:
+    """SIGTERM ends what a handler has forked, as it ends any process, and nobody else: the coroutines beside it go on."""
+    start(lab, "--processes", "1", *options)
+    gate, history = lab.gate(), lab.history()
+    neighbor = laned.pause.submit(history.path, "neighbor", gate.path) if options else None
+    if neighbor is not None:
+        history.await_start("neighbor")
+    ended = [getattr(laned, task).submit(WITHIN / 4).result(timeout=WITHIN) for _ in range(3)]
+    assert ended == [signal.SIGTERM] * 3
+    gate.open()
+    if neighbor is not None:
+        neighbor.result(timeout=WITHIN)
+        assert history.count() == {"neighbor": 1}
+        assert history.labels("shutdown") == []
+
+
+def test_a_lane_ends_whatever_was_forked_in_it(lab: Lab, laned: Any) -> None:
+    """Its job runs again at once, and not when the last process has gone that holds the lane's descriptors."""
+    start(lab, "--processes", "1", "--threads", "3")
+    history = lab.history()
+    assert laned.leave_fork.submit(history.path, "victim").result(timeout=WITHIN) == "victim"
+    assert history.count() == {"victim": 2}
+
+
 def test_the_soft_limit_of_one_is_not_that_of_others(lab: Lab, laned: Any) -> None:
     """It is raised where that coroutine waits; its neighbor goes on."""
     start(lab, "--processes", "1", "--async", "5")

@@ -236,6 +236,24 @@ def test_an_array_that_is_filled_again_is_sent_again(pool: Executor) -> None:
     assert found[-1] == 250_000.0
 
 
+def test_large_arrays_of_any_kind_travel(pool: Executor) -> None:
+    """Those of times, and those that can be pickled and not shared: with fields, of raw bytes."""
+    tables: list[Any] = [
+        np.arange(40_000).astype("datetime64[s]"),
+        np.arange(40_000).astype("timedelta64[ms]"),
+        np.zeros(40_000, dtype=[("at", "<f8"), ("count", "<i4")]),
+        np.arange(40_000).view("V8"),
+    ]
+
+    def look(table: Any) -> tuple[str, bytes]:
+        return str(table.dtype), table.tobytes()
+
+    with joblib.parallel_config("queuelib", executor=pool):
+        for table in tables:
+            found = Parallel()(joblib.delayed(look)(table) for _ in range(2))
+            assert found == [(str(table.dtype), table.tobytes())] * 2
+
+
 def test_what_cannot_be_submitted_later_is_an_error(pool: Executor) -> None:
     """Joblib submits all but the first batches in a callback, where an error of ours would be lost."""
     values = [1, 2, 3, 4, threading.Lock(), 5, 6]

@@ -137,6 +137,32 @@ def test_what_is_forgotten_is_not_watched(place: Place) -> None:
     assert list(stream) == []
 
 
+def test_whoever_waits_is_told_that_it_was_closed(place: Place) -> None:
+    """A loop in another thread ends, however many there are and however long they have waited."""
+    stream = place.dispatcher.as_completed(place.submit(2))
+    found: SimpleQueue[list[Job[int]]] = SimpleQueue()
+    for _ in range(2):
+        threading.Thread(target=lambda: found.put(list(stream)), daemon=True).start()
+    eventually(lambda: place.watched() == 2, within=WITHIN)
+    stream.close()
+    assert [found.get(timeout=WITHIN) for _ in range(2)] == [[], []]
+
+
+def test_several_threads_read_one_stream(place: Place) -> None:
+    """Each job goes to one of them, and all loops end with the last one; jobs that are added then make the next loop."""
+    jobs = place.submit(3)
+    stream = place.dispatcher.as_completed(jobs)
+    found: SimpleQueue[list[Job[int]]] = SimpleQueue()
+    for _ in range(4):
+        threading.Thread(target=lambda: found.put(list(stream)), daemon=True).start()
+    place.end(*jobs)
+    assert {job for _ in range(4) for job in found.get(timeout=WITHIN)} == set(jobs)
+    (late,) = place.submit(1)
+    stream.add(late)
+    place.end(late)
+    assert list(stream) == [late]
+
+
 def test_time_is_over_for_all_of_them(place: Place) -> None:
     """A timeout raises, says so, and lasts; what has ended by then is yielded even if no time was given at all."""
     ended, open_one = place.submit(2)
@@ -436,6 +462,32 @@ def test_async_for_yields_jobs_as_they_end(place: Place, other: Place) -> None:
         return found
 
     assert asyncio.run(main()) == [quick, elsewhere, slow]
+
+
+def test_async_for_ends_when_the_stream_is_closed(place: Place) -> None:
+    """By another coroutine, or by the one among several that read it who gets the last job."""
+
+    async def read() -> None:
+        jobs = place.submit(2)
+        stream = place.dispatcher.as_completed(jobs)
+
+        async def one() -> list[Job[int]]:
+            return [job async for job in stream]
+
+        async with asyncio.timeout(WITHIN), asyncio.TaskGroup() as group:
+            readers = [group.create_task(one()) for _ in range(3)]
+            await asyncio.sleep(0)  # they wait
+            place.end(*jobs)
+        assert {job for reader in readers for job in reader.result()} == set(jobs)
+
+        stream = place.dispatcher.as_completed(place.submit(2), timeout=WITHIN)
+        async with asyncio.timeout(WITHIN), asyncio.TaskGroup() as group:
+            readers = [group.create_task(one()) for _ in range(3)]
+            await asyncio.sleep(0)
+            stream.close()
+        assert [reader.result() for reader in readers] == [[], [], []]
+
+    asyncio.run(read())
 
 
 def test_async_for_ends_with_its_time(place: Place) -> None:

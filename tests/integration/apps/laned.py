@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
+import signal
 import sys
 import threading
 import time
@@ -19,6 +21,29 @@ dispatcher = Dispatcher(
     results=os.environ.get("RESULTS"),
     namespace=os.environ.get("NAMESPACE", "laned"),
 )
+
+
+def terminated(within: float) -> int:
+    """Fork a process, end it with SIGTERM as a pool of processes does, and return which signal ended it."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writing, b"!")
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    os.read(reading, 1)  # it has begun
+    os.close(reading)
+    os.close(writing)
+    os.kill(pid, signal.SIGTERM)
+    ended = os.pidfd_open(pid)
+    try:
+        if not select.select([ended], [], [], within)[0]:
+            os.kill(pid, signal.SIGKILL)
+    finally:
+        os.close(ended)
+    return -os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @dispatcher.task
@@ -53,6 +78,30 @@ async def deed(path: str, label: str, how: str) -> str:
         if how == "exit":
             sys.exit(3)
         os._exit(4)
+    return label
+
+
+@dispatcher.task
+def end_forked(within: float) -> int:
+    """Return which signal ended a process that was sent SIGTERM."""
+    return terminated(within)
+
+
+@dispatcher.task
+async def end_forked_beside(within: float) -> int:
+    """Do the same in a thread of a coroutine's."""
+    return await asyncio.to_thread(terminated, within)
+
+
+@dispatcher.task
+def leave_fork(path: str, label: str) -> str:
+    """End the thread in the first run, while a process that it has forked lives on."""
+    note(path, "start", label)
+    if starts(path, label) == 1:
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+        sys.exit(3)
     return label
 
 
