@@ -28,11 +28,14 @@ class Background:
         self._lock = threading.Lock()
         self._wanted: deque[Key] = deque()
         self._threads: set[threading.Thread] = set()
+        self._is_over = False
 
     def want(self, keys: Iterable[Key]) -> None:
         """Have these jobs run soon."""
         busy = self._count_busy()
         with self._lock:
+            if self._is_over:
+                return
             self._wanted.extend(keys)
             if self._wanted and len(self._threads) <= busy:
                 thread = threading.Thread(target=self._serve, name="queuelib-handlers", daemon=True)
@@ -51,8 +54,9 @@ class Background:
         return add_and_want
 
     def close(self) -> None:
-        """Wait until nothing is wanted any more."""
+        """End the threads: what is wanted from here on does not run."""
         with self._lock:
+            self._is_over = True
             self._wanted.clear()
             threads = list(self._threads)
         for thread in threads:
@@ -68,7 +72,7 @@ class Background:
             self._run([key])
 
 
-_LEAVE_WITHIN = 5.0  # seconds that a handler gets which runs when its test ends
+_LEAVE_WITHIN = 1.0  # seconds for a thread to see that nothing runs any more; what its handler gets is over by then
 
 
 def _is_future(job: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
@@ -72,14 +73,17 @@ class InlineChild:
 
     Attributes:
         is_busy: Whether somebody is in it: a handler that waits for other jobs.
+        is_over: Whether it has ended, or does so as soon as nobody is in it.
     """
 
     def __init__(
         self, child: Child, sock: socket.socket, fds: tuple[int, int], slot: Slot, *, executor: Executor, worker: str
     ) -> None:
         self.is_busy = False
-        self._child = child
         self.is_over = False
+        self._inside = threading.Lock()  # what a thread holds that is in the loop: nothing is taken from under it
+        self._is_released = False
+        self._child = child
         self._sock = sock
         self._fds = fds
         self._slot = slot
@@ -105,24 +109,32 @@ class InlineChild:
         Raises:
             BaseException: What a test throws through handlers; the child is dead then, and its supervisor will know.
         """
-        if self.is_over:
-            return
         try:
-            has_ended = self._context.run(next, self._steps, _ENDED) is _ENDED
+            with self._inside:
+                if not self.is_over and self._context.run(next, self._steps, _ENDED) is _ENDED:
+                    self.is_over = True  # it was told to
         except (SystemExit, OSError):  # the death of a child, as anywhere; or the supervisor has closed its end
-            self.close()
+            self.is_over = True
         except BaseException:
-            self.close()
+            self.is_over = True
             raise
-        else:
-            if has_ended:  # it was told to
+        finally:
+            if self.is_over:  # perhaps since another thread has closed it
                 self.close()
 
     def close(self) -> None:
-        """End it: the supervisor sees its socket close."""
-        if self.is_over:
-            return
+        """End it: the supervisor sees its socket close. Where a thread is in a handler, it ends when that one leaves."""
         self.is_over = True
+        if not self._inside.acquire(blocking=False):
+            return
+        try:
+            if not self._is_released:
+                self._is_released = True
+                self._release()
+        finally:
+            self._inside.release()
+
+    def _release(self) -> None:
         self._steps.close()
         self._executor.close()
         self._slot.close()
@@ -178,7 +190,7 @@ class InlineCrew:
         return list(self._children)
 
     def close(self) -> None:
-        """End all."""
+        """End all, each once nobody is in it."""
         for child in self._children:
             child.close()
         self._children.clear()

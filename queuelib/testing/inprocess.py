@@ -21,6 +21,7 @@ from queuelib.errors import JobTimeout
 from queuelib.ids import job_id
 from queuelib.job import Job
 from queuelib.outcome import CANCELLED, EXPIRED, SUCCEEDED
+from queuelib.ports import Teller
 from queuelib.testing.background import Background
 from queuelib.testing.clock import FakeClock
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from queuelib.dispatcher import Dispatcher
     from queuelib.ids import Key
     from queuelib.outcome import Record
-    from queuelib.ports import ResultBackend
+    from queuelib.ports import Listening, ResultBackend
     from queuelib.testing.inline import InlineChild, InlineCrew
     from queuelib.worker.supervisor import Supervisor
 
@@ -40,6 +41,7 @@ _OVER = 3  # rounds in a row in which a worker says that nothing is left
 _MOST_NAMED = 10  # jobs, by their ids
 _LIMIT = 10_000  # jobs in one run
 _WAIT_LIMIT = 100_000  # jobs that run while one is waited for
+_LEAVE_WITHIN = 5.0  # seconds that a handler in another thread gets which runs when its test ends
 
 
 class InProcess:
@@ -62,6 +64,9 @@ class InProcess:
         self._passes = passes
         self._workers: dict[Dispatcher, _Worker] = {}
         self._lock = threading.RLock()
+        self._has_left = threading.Condition(self._lock)  # somebody has left a handler
+        self._asleep: list[Listening] = []  # what threads wait on for what others run
+        self._is_over = False
         self._thread = threading.get_ident()
         self._ran: list[tuple[Dispatcher, Key]] = []
         self._awaited: set[Key] = set()
@@ -76,10 +81,13 @@ class InProcess:
             limit: The most jobs to run, for tasks that submit themselves.
 
         Raises:
-            RuntimeError: More than `limit` jobs ran.
+            RuntimeError: More than `limit` jobs ran, or the block has ended in which dispatchers were on such servers.
             Exception: What `job.result()` raises of the first one that did not end well.
         """
         __tracebackhide__ = True
+        if self._is_over:
+            msg = "nothing runs here any more: the block of in_process, or the test, has ended"
+            raise RuntimeError(msg)
         first = seen = len(self._ran)
         jobs: list[Job[Any]] = []
         errors: list[tuple[Job[Any], Exception]] = []
@@ -97,26 +105,36 @@ class InProcess:
             _raise_first([(job, error) for job, error in errors if job.key not in self._awaited])
         return jobs
 
-    def wait_for(self, dispatcher: Dispatcher, keys: Sequence[Key]) -> bool:
+    def wait_for(self, results: ResultBackend, keys: Sequence[Key], timeout: float) -> None:
+        """Run jobs until one of these has ended; where nothing is left to run, wait for what other threads do.
+
+        Args:
+            results: Where their ends are stored.
+            keys: The jobs.
+            timeout: Seconds to wait.
+
+        Raises:
+            JobTimeout: None has ended and nothing is left, in the thread of the test, where nobody else could change that;
+                in any thread once the block has ended.
+            RuntimeError: Very many others ran.
+        """
+        if self.run_until(results, keys):
+            return
+        is_tests = threading.get_ident() == self._thread
+        if not is_tests:
+            self._sleep(results, keys, timeout)
+        if (self._is_over or is_tests) and not _has_one(results, keys):
+            raise JobTimeout(self._why_not(keys[0], results.fetch(keys[:1])[0]))
+
+    def run_until(self, results: ResultBackend, keys: Sequence[Key]) -> bool:
         """Run jobs until one of these has ended; return False if none has and there is nothing more to run.
 
         Raises:
-            JobTimeout: The same, in the thread of the test, where nobody else could change that.
             RuntimeError: Very many others ran.
         """
         self._awaited.update(keys)
-        results = dispatcher.open_results()
         first = len(self._ran)
-
-        def has_ended() -> bool:
-            has_one = any(record is not None and record.is_final for record in results.fetch(keys))
-            return has_one or self._has_passed(first, _WAIT_LIMIT)
-
-        if self._drive(has_ended, keys):
-            return True
-        if threading.get_ident() == self._thread:
-            raise JobTimeout(self._why_not(keys[0], results.fetch(keys[:1])[0]))
-        return False
+        return self._drive(lambda: _has_one(results, keys) or self._has_passed(first, _WAIT_LIMIT), keys)
 
     def count_busy(self) -> int:
         """Return how many handlers run at the moment, in whichever threads."""
@@ -124,8 +142,16 @@ class InProcess:
             return sum(child.is_busy for worker in self._workers.values() for child in worker.crew.children())
 
     def close(self) -> None:
-        """End the workers; what is left goes back to where nobody will take it."""
+        """End the workers; what is left goes back to where nobody will take it.
+
+        Threads that wait for jobs are told that these do not end. Handlers that run in them have some seconds to leave, as
+        what they submit later would go to the servers of before.
+        """
         with self._lock:
+            self._is_over = True
+            for listening in self._asleep:
+                listening.wake()
+            self._has_left.wait_for(lambda: not self.count_busy(), _LEAVE_WITHIN)
             for worker in self._workers.values():
                 worker.close()
             self._workers.clear()
@@ -133,7 +159,7 @@ class InProcess:
     # How
 
     def _drive(self, is_done: Callable[[], bool], keys: Sequence[Key] = ()) -> bool:
-        """Go rounds until something is so; return False if nothing is left to do before it is.
+        """Go rounds until something is so; return False if nothing is left to do before it is, or the block has ended.
 
         Args:
             is_done: Whether it is.
@@ -143,6 +169,8 @@ class InProcess:
         fruitless = over = 0
         while True:
             over = over + 1 if self._round() else 0
+            if self._is_over:
+                return False
             if is_done():
                 return True
             before = len(self._ran)
@@ -158,6 +186,8 @@ class InProcess:
     def _round(self) -> bool:
         """Have each worker go a round; return whether all is done."""
         with self._lock:
+            if self._is_over:  # a worker made now would be on the servers of before
+                return True
             workers = [self._worker_of(dispatcher) for dispatcher in self.dispatchers if dispatcher.definitions]
             for worker in workers:
                 worker.turn()
@@ -176,7 +206,7 @@ class InProcess:
     def _step(self, child: InlineChild) -> None:
         """Run what a child was handed; not under the lock, so that a handler may wait for other jobs in any thread."""
         with self._lock:
-            if child.is_busy:
+            if child.is_busy or self._is_over:
                 return
             child.is_busy = True
         try:
@@ -185,7 +215,25 @@ class InProcess:
             else:
                 child.step()
         finally:
-            child.is_busy = False
+            with self._lock:
+                child.is_busy = False
+                self._has_left.notify_all()
+
+    def _sleep(self, results: ResultBackend, keys: Sequence[Key], timeout: float) -> None:
+        """Wait until one of these jobs has ended, by what other threads do, or the block has."""
+        end = time.monotonic() + timeout
+        assert isinstance(results, Teller)
+        listening = results.listen()
+        assert listening is not None
+        with self._lock:
+            self._asleep.append(listening)
+        try:
+            while not self._is_over and not _has_one(results, keys) and (left := end - time.monotonic()) > 0:
+                listening.wait(left)
+        finally:
+            with self._lock:
+                self._asleep.remove(listening)
+            listening.close()
 
     def _worker_of(self, dispatcher: Dispatcher) -> _Worker:
         worker = self._workers.get(dispatcher)
@@ -215,6 +263,8 @@ class InProcess:
 
     def _why_not(self, key: Key, record: Record | None) -> str:
         state = "unknown" if record is None else record.state
+        if self._is_over:
+            return f"job {job_id(*key)} is {state}, and the block or the test in which jobs ran has ended"
         what = f"job {job_id(*key)} is {state}, and nothing is left to run"
         due = self._next_due()
         if due is not None and due > self.clock.now:
@@ -328,16 +378,20 @@ _DEEPEST = 8  # jobs that may wait for each other in a row, each in a handler
 class _Driven:
     """The result backend of a dispatcher: whoever waits for a job has it run."""
 
-    def __init__(self, inner: ResultBackend, dispatcher: Dispatcher, run: InProcess) -> None:
+    def __init__(self, inner: ResultBackend, run: InProcess) -> None:
         self._inner = inner
-        self._dispatcher = dispatcher
         self._run = run
 
     def wait(self, keys: Sequence[Key], timeout: float) -> Sequence[Record | None] | None:
         """Run jobs; where that helps nobody and others may do it, wait."""
-        if timeout > 0 and self._run.wait_for(self._dispatcher, keys):
-            return None
-        return self._inner.wait(keys, timeout)
+        if timeout <= 0:
+            return self._inner.wait(keys, timeout)
+        self._run.wait_for(self._inner, keys, timeout)
+        return None
+
+    def listen(self) -> Listening | None:
+        """Listen as the backend does. Said here, for from Python 3.12 on `isinstance` looks for it in the class."""
+        return self._inner.listen() if isinstance(self._inner, Teller) else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -348,8 +402,8 @@ def _driven(dispatcher: Dispatcher, run: InProcess) -> Generator[None]:
     """Have jobs run that somebody waits for, in the thread that does, or in one for those who wait without."""
     outcomes = dispatcher.outcomes
     before = outcomes.open_results
-    outcomes.open_results = lambda: cast("ResultBackend", _Driven(before(), dispatcher, run))
-    background = Background(lambda keys: run.wait_for(dispatcher, keys), run.count_busy)
+    outcomes.open_results = lambda: cast("ResultBackend", _Driven(before(), run))
+    background = Background(lambda keys: run.run_until(before(), keys), run.count_busy)
     watch = getattr(outcomes, "watch", None)
     if watch is not None:
         vars(watch)["add"] = background.watching(watch.add)
@@ -360,6 +414,11 @@ def _driven(dispatcher: Dispatcher, run: InProcess) -> Generator[None]:
         outcomes.open_results = before
         if watch is not None:
             vars(watch).pop("add", None)
+
+
+def _has_one(results: ResultBackend, keys: Sequence[Key]) -> bool:
+    """Whether one of these jobs has ended."""
+    return any(record is not None and record.is_final for record in results.fetch(keys))
 
 
 def _raise_first(errors: Sequence[tuple[Job[Any], Exception]]) -> None:

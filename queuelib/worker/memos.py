@@ -193,13 +193,18 @@ class Notebook:
 
     def write(self, now: float) -> None:
         """Write what is due, if the server may be asked; what others speak for is dropped."""
-        if not self._waiting or now < self._try_at or (now < self._write_at and not self._is_pressing):
+        if now < self._try_at:
+            if not self._is_patient():
+                self._give_up(
+                    STATE
+                )  # outcomes wait for none any more: their jobs may run elsewhere before the next try
+            return
+        if not self._waiting or (now < self._write_at and not self._is_pressing):
             return
         if not self._find_lost():
             return
         ours = {name: told for name, told in self._waiting.items() if not told.hold.delivery.is_lost}
         if ours and not self._store([self._memo(key, kind, told.data) for (key, kind), told in ours.items()]):
-            self._give_up()
             return
         self._is_pressing, self._write_at = False, now + _EVERY
         self._note_dropped(len(self._waiting) - len(ours), now)
@@ -212,11 +217,11 @@ class Notebook:
                 job.written_at = now
         self._waiting.clear()
 
-    def _give_up(self) -> None:
-        """After a failure, drop what nothing newer will ever replace: last words, and, after a while, states to go on from."""
+    def _give_up(self, *kinds: str) -> None:
+        """Drop what nothing newer will ever replace: last words, and, after a while, states to go on from."""
         for name, told in list(self._waiting.items()):
             key, kind = name
-            if self._runs(key) or (kind == STATE and self._is_patient()):
+            if kind not in kinds or self._runs(key) or (kind == STATE and self._is_patient()):
                 continue
             del self._waiting[name]
             if kind == STATE:
@@ -320,6 +325,7 @@ class Notebook:
         self._failures += 1
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 10))
         self._try_at = now + random.uniform(pause / 2, pause)
+        self._give_up(PROGRESS, STATE)
 
 
 def _goes_on(report: Successes | Report) -> bool:

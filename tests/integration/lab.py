@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,7 +27,7 @@ from queuelib_rabbitmq.transport import parse
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from queuelib import Job
     from queuelib.ports import Lane
@@ -168,7 +168,7 @@ class Lab:
         url: URL of the broker, which keeps the results as well.
         namespace: Nobody else's.
         folder: Where this test's files are.
-        deeds: The user's module apps/deeds.py, imported here and connected to this broker.
+        deeds: The user's module, of apps/deeds.py for most tests, imported here and connected to this broker.
     """
 
     kind: str
@@ -181,7 +181,7 @@ class Lab:
 
     @property
     def dispatcher(self) -> Any:
-        """The dispatcher of apps/deeds.py."""
+        """The dispatcher of that module."""
         return self.deeds.dispatcher
 
     @property
@@ -291,13 +291,38 @@ class Lab:
         assert not failures, "\n".join(failures)
 
 
-def load_deeds(url: str, namespace: str) -> Any:
-    """Return apps/deeds.py, connected to a broker; it is the same module object each time."""
+def load(name: str, url: str, namespace: str) -> Any:
+    """Return a user's module of apps/, connected to a broker; it is the same module object each time."""
     if str(APPS) not in sys.path:
         sys.path.append(str(APPS))
-    deeds = importlib.import_module("deeds")
-    deeds.dispatcher.configure(broker=url, namespace=namespace)
-    return deeds
+    module = importlib.import_module(name)
+    module.dispatcher.configure(broker=url, namespace=namespace)
+    return module
+
+
+def load_deeds(url: str, namespace: str) -> Any:
+    """Return apps/deeds.py, connected to a broker."""
+    return load("deeds", url, namespace)
+
+
+@contextmanager
+def connected(name: str, lab: Lab) -> Generator[Any]:
+    """Yield a user's module of apps/, on the broker of a lab whose own module is another one."""
+    module = load(name, lab.url, lab.namespace)
+    with closing(module.dispatcher):
+        yield module
+
+
+@contextmanager
+def lab_of(name: str, kind: str, url: str, folder: Path) -> Generator[Lab]:
+    """Yield a lab of a user's module of apps/, on a namespace of its own."""
+    namespace = f"{name}{secrets.token_hex(6)}"
+    lab = Lab(kind, url, namespace, folder, load(name, url, namespace))
+    try:
+        yield lab
+    finally:
+        lab.close()
+        clean(kind, url, namespace)
 
 
 def is_gone(pid: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from queuelib import SoftTimeLimit
-from tests.integration.lab import WITHIN, Lab, await_gone, family, results
+from tests.integration.lab import WITHIN, Lab, await_gone, connected, family, results
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -22,10 +21,8 @@ if TYPE_CHECKING:
 @pytest.fixture
 def laned(lab: Lab) -> Iterator[Any]:
     """Give the user's module apps/laned.py, on the broker of the test."""
-    module = importlib.import_module("laned")
-    module.dispatcher.configure(broker=lab.url, namespace=lab.namespace)
-    yield module
-    module.dispatcher.close()
+    with connected("laned", lab) as module:
+        yield module
 
 
 def start(lab: Lab, *options: str) -> Worker:
@@ -194,10 +191,11 @@ def test_a_worker_that_ends_at_once_interrupts_coroutines(lab: Lab, laned: Any) 
     assert {mark.attempt for mark in history.marks()} == {1}
 
 
-def test_recursion_of_coroutines_lends_lanes(lab: Lab, laned: Any) -> None:
+def test_recursion_of_coroutines_lends_lanes(lab: Lab) -> None:
     """Two lanes, and two dozen jobs of which half wait for each other."""
-    start(lab, "--processes", "1", "--async", "2")
-    assert laned.afib.submit(6).result(timeout=2 * WITHIN) == 8
+    with connected("lends", lab) as lends:
+        lab.ready_worker("--processes", "1", "--async", "2", target="lends.py")
+        assert lends.afib.submit(6).result(timeout=2 * WITHIN) == 8
 
 
 @pytest.mark.parametrize("option", ["--burst", "--max-jobs=4"])

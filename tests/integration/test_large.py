@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import secrets
-import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +10,11 @@ import pytest
 from queuelib import Dispatcher, RemoteError, SharedGone, chord, codec, pieces, plugins
 from queuelib.handle import ARGUMENT, RESULT
 from queuelib.settings import LARGE_BYTES
-from tests.integration.lab import APPS, WITHIN, Lab, clean, results
+from tests.integration.lab import WITHIN, Lab, clean, lab_of, results
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from queuelib.message import Outgoing
@@ -27,26 +23,10 @@ ARRAY = np.arange(125_000.0)  # 1 MB
 SUM = float(ARRAY.sum())
 
 
-@contextmanager
-def made(kind: str, url: str, folder: Path) -> Generator[Lab]:
-    """Yield a lab of apps/heavy.py on a namespace of its own."""
-    namespace = f"heavy{secrets.token_hex(6)}"
-    if str(APPS) not in sys.path:
-        sys.path.append(str(APPS))
-    heavy = importlib.import_module("heavy")
-    heavy.dispatcher.configure(broker=url, namespace=namespace)
-    lab = Lab(kind, url, namespace, folder, heavy)
-    try:
-        yield lab
-    finally:
-        lab.close()
-        clean(kind, url, namespace)
-
-
 @pytest.fixture
 def lab(broker_kind: str, broker_url: str, tmp_path: Path) -> Iterator[Lab]:
     """A lab of its own, without workers."""
-    with made(broker_kind, broker_url, tmp_path) as lab:
+    with lab_of("heavy", broker_kind, broker_url, tmp_path) as lab:
         yield lab
 
 
@@ -190,7 +170,7 @@ def test_what_is_gone(lab: Lab) -> None:
 
 def test_results_on_another_server(tmp_path: Path, redis_url: str) -> None:
     """What is large is where the results are."""
-    with made("sqlite", f"sqlite:///{tmp_path}/jobs.db", tmp_path) as lab:
+    with lab_of("heavy", "sqlite", f"sqlite:///{tmp_path}/jobs.db", tmp_path) as lab:
         lab.dispatcher.configure(results=redis_url)
         try:
             lab.ready_worker("--processes", "1", target="heavy.py", RESULTS=redis_url)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from queuelib import SoftTimeLimit
-from tests.integration.lab import WITHIN, Lab, await_gone, family, is_gone, load_deeds, results
+from tests.integration.lab import WITHIN, Lab, await_gone, connected, family, is_gone, load, results
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -36,10 +35,8 @@ ASYNC_WAYS = ["await", "agather", "async-for"]
 @pytest.fixture
 def lends(lab: Lab) -> Iterator[Any]:
     """Give the user's module apps/lends.py, on the broker of the test."""
-    module = importlib.import_module("lends")
-    module.dispatcher.configure(broker=lab.url, namespace=lab.namespace)
-    yield module
-    module.dispatcher.close()
+    with connected("lends", lab) as module:
+        yield module
 
 
 def start(lab: Lab, *options: str, **environment: str) -> Worker:
@@ -216,9 +213,7 @@ def test_children_close_what_they_opened(lab: Lab, lends: Any) -> None:
 
 def test_threads_lend_as_well(namespace: str) -> None:
     """On memory://, where children are threads."""
-    load_deeds(f"memory://{namespace}", namespace)
-    module = importlib.import_module("lends")
-    module.dispatcher.configure(broker=f"memory://{namespace}", namespace=namespace)
+    module = load("lends", f"memory://{namespace}", namespace)
     with module.dispatcher.workers(processes=1):
         assert module.fib.submit(6).result(timeout=WITHIN) == 8
         assert module.afib.submit(6).result(timeout=WITHIN) == 8

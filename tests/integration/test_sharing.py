@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -11,15 +10,13 @@ import numpy as np
 import pytest
 
 from queuelib import Dispatcher, RemoteError, SharedGone
-from tests.integration.lab import WITHIN, Lab, results
+from tests.integration.lab import WITHIN, Lab, connected, results
 
 
 @pytest.fixture
 def graphs(lab: Lab) -> Iterator[Any]:
     """The user's module apps/graphs.py, connected to the lab's broker."""
-    module = importlib.import_module("graphs")
-    module.dispatcher.configure(broker=lab.url, namespace=lab.namespace)
-    with closing(module.dispatcher):
+    with connected("graphs", lab) as module:
         yield module
 
 

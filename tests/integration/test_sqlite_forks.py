@@ -17,6 +17,7 @@ import pytest
 from kombu.connection import Connection
 from kombu.entity import Queue
 
+import queuelib_sqlite
 from queuelib import plugins
 from queuelib.broker import open_lane, settings_for
 from queuelib.ids import Key, new_bundle_id
@@ -105,6 +106,7 @@ print("jobs", count())
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     """A file of this test's own."""
+    assert queuelib_sqlite.BACKEND.name == "sqlite"  # whose import has kombu know qlsqlite:// URLs
     return f"sqlite:///{tmp_path}/jobs.db"
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import builtins
-import importlib
 import re
-import secrets
 import signal
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from queuelib import JobQuarantined, RemoteError, RemoteTraceback
-from tests.integration.lab import APPS, ROOT, WITHIN, Lab, clean, results
+from tests.integration.lab import ROOT, WITHIN, Lab, lab_of, results
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,18 +79,9 @@ def lab(broker_kind: str, server_url: str, tmp_path_factory: pytest.TempPathFact
     """A worker of apps/stages.py, for all tests of this file."""
     folder = tmp_path_factory.mktemp("stages")
     url = server_url or f"sqlite:///{folder}/jobs.db"
-    namespace = f"stages{secrets.token_hex(6)}"
-    if str(APPS) not in sys.path:
-        sys.path.append(str(APPS))
-    stages = importlib.import_module("stages")
-    stages.dispatcher.configure(broker=url, namespace=namespace)
-    made = Lab(broker_kind, url, namespace, folder, stages)
-    try:
+    with lab_of("stages", broker_kind, url, folder) as made:
         made.ready_worker("--processes", "2", target="stages.py", PLACE="worker")
         yield made
-    finally:
-        made.close()
-        clean(broker_kind, url, namespace)
 
 
 @pytest.fixture(autouse=True)

@@ -436,19 +436,24 @@ def test_burst_runs_a_workflow_to_its_end(lab: Lab) -> None:
     assert job.result(timeout=WITHIN) == 21
 
 
+def check_compositions(lab: Lab, dispatcher: Dispatcher) -> None:
+    """Have the lab's tasks run as a chord of chains, and as one with a member that fails, by way of another dispatcher."""
+    add, total, fussy = (
+        dispatcher.task(name=f"deeds.{name}")(getattr(lab.deeds, name).__wrapped__)
+        for name in ("add", "total", "fussy")
+    )
+    assert chord([chain(add.s(i), add.s()) for i in range(20)], total.s()).submit().result(WITHIN) == 230
+    with pytest.raises(ValueError, match="not four"):
+        chord([fussy.s(i) for i in range(5)], total.s()).submit().result(timeout=WITHIN)
+
+
 def test_results_on_another_server(lab: Lab, redis_url: str) -> None:
     """Jobs wait on one server for results that are on another."""
     elsewhere = f"sqlite:///{lab.folder}/results.db" if lab.kind == "redis" else redis_url
     try:
         lab.ready_worker("--processes", "2", RESULTS=elsewhere)
         with closing(Dispatcher(lab.url, results=elsewhere, namespace=lab.namespace)) as dispatcher:
-            add, total, fussy = (
-                dispatcher.task(name=f"deeds.{name}")(getattr(lab.deeds, name).__wrapped__)
-                for name in ("add", "total", "fussy")
-            )
-            assert chord([chain(add.s(i), add.s()) for i in range(20)], total.s()).submit().result(WITHIN) == 230
-            with pytest.raises(ValueError, match="not four"):
-                chord([fussy.s(i) for i in range(5)], total.s()).submit().result(timeout=WITHIN)
+            check_compositions(lab, dispatcher)
     finally:
         if lab.kind != "redis":
             clean("redis", elsewhere, lab.namespace)
@@ -459,13 +464,7 @@ def test_signed_and_encrypted(lab: Lab, key: str) -> None:
     """What waits, what it waits for and what it becomes are signed by whoever sends it; so with encryption."""
     lab.ready_worker("--processes", "2", QUEUELIB_KEY=key)
     with closing(Dispatcher(lab.url, namespace=lab.namespace, key=key)) as dispatcher:
-        add, total, fussy = (
-            dispatcher.task(name=f"deeds.{name}")(getattr(lab.deeds, name).__wrapped__)
-            for name in ("add", "total", "fussy")
-        )
-        assert chord([chain(add.s(i), add.s()) for i in range(20)], total.s()).submit().result(WITHIN) == 230
-        with pytest.raises(ValueError, match="not four"):
-            chord([fussy.s(i) for i in range(5)], total.s()).submit().result(timeout=WITHIN)
+        check_compositions(lab, dispatcher)
 
 
 # Many

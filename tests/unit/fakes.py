@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from queuelib import codec, envelope
+from queuelib import codec, envelope, plugins
 from queuelib.clock import Clock
+from queuelib.errors import BrokerUnavailable
 from queuelib.message import Bundle, Limits
 from queuelib.ports import Delivery, ResultCapabilities
 from queuelib.settings import MAX_RETRIES
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from queuelib.ids import Key
     from queuelib.outcome import Record
-    from queuelib.ports import QuarantineItem, Settled
+    from queuelib.ports import Memo, QuarantineItem, Settled
 
 quick = settings(max_examples=25, deadline=None)
 BUNDLE_ID = bytes(range(16))
@@ -118,6 +120,38 @@ class FakeDoor:
         """Write it down."""
         self.log.append(("settle", list(batch)))
         return [self.is_ours] * len(batch)
+
+
+class FakeMemos:
+    """A keeper of memos that writes down what it is given, and may be away."""
+
+    def __init__(self) -> None:
+        self.inner = plugins.memos_for(f"memory://{uuid.uuid4().hex}", "x")
+        self.writes: list[list[Memo]] = []
+        self.is_away = False
+
+    def write(self, memos: Sequence[Memo]) -> None:
+        """Write it down, and keep it."""
+        self._answer()
+        self.writes.append(list(memos))
+        self.inner.write(memos)
+
+    def read(self, kind: str, keys: Sequence[Key]) -> list[bytes | None]:
+        """Return what is kept."""
+        return self.inner.read(kind, keys)
+
+    def drop(self, kind: str, keys: Sequence[Key]) -> None:
+        """Remove."""
+        self._answer()
+        self.inner.drop(kind, keys)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _answer(self) -> None:
+        if self.is_away:
+            msg = "away"
+            raise BrokerUnavailable(msg)
 
 
 def make_bundle(count: int = 1, **changes: Any) -> Bundle:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import secrets
 import signal
 import threading
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from queuelib import Dispatcher
 from queuelib.bars import Bar, Interrupt
+from queuelib.testing import in_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +77,7 @@ def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bars_of_waits(capsys: pytest.CaptureFixture[str]) -> None:
     """`gather`, `as_completed` and `map` count items, failures among them, and results are as without."""
-    dispatcher = Dispatcher(f"memory://bars-{secrets.token_hex(4)}")
+    dispatcher = Dispatcher("memory://bars")
 
     @dispatcher.task
     def half(x: int) -> int:
@@ -87,7 +86,7 @@ def test_bars_of_waits(capsys: pytest.CaptureFixture[str]) -> None:
             raise ValueError(x)
         return x // 2
 
-    with closing(dispatcher), dispatcher.workers(processes=2):
+    with in_process([dispatcher]):
         jobs = half.submit_many([(2 * x,) for x in range(20)])
         assert dispatcher.gather(jobs, progress=True) == list(range(20))
         assert "jobs: 20 of 20" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -23,7 +24,7 @@ from queuelib import (
     UnknownJob,
     current_job,
 )
-from queuelib.testing import FakeClock, InProcess, in_process
+from queuelib.testing import FakeClock, InProcess, in_process, inprocess
 
 seen: list[Any] = []
 shade: ContextVar[str] = ContextVar("shade", default="none")
@@ -241,6 +242,11 @@ def test_whoever_waits_has_it_run(run: InProcess) -> None:
     assert seen == list(range(1, 400))
 
 
+def test_whoever_watches_is_told(run: InProcess) -> None:
+    """As on any `memory://`, where nobody asks 20 times a second: from Python 3.12 on a protocol is looked for in classes."""
+    assert inspect.getattr_static(run.dispatchers[0].outcomes.open_results(), "listen", None) is not None
+
+
 def test_an_executor_needs_no_call_of_run(run: InProcess) -> None:
     """Its futures and its maps run, of tasks and of pickled functions, as somebody expects of a pool."""
     local = Dispatcher("memory://kit-pool", allow_pickle=True)
@@ -391,6 +397,85 @@ def test_nothing_of_a_test_is_left_for_the_next(run: InProcess) -> None:
         heard.submit("last").result(timeout=20)
     other.close()
     assert seen == ["heard for the project's own broker", "heard last"]
+
+
+def test_nothing_runs_once_the_block_has_ended() -> None:
+    """Least of all what is queued on the dispatcher's own broker, which it is connected with again."""
+    seen.clear()
+    local = Dispatcher("memory://kit-own")
+    keep = local.task(name="kit.keep")(seen.append)
+    with in_process([local]) as run:
+        left = keep.submit("left")
+        results = local.open_results()
+    keep.submit("for the project's own worker")
+    with pytest.raises(RuntimeError, match="has ended"):
+        run()
+    with pytest.raises(JobTimeout, match="has ended"):
+        run.wait_for(results, [left.key], 1.0)
+    assert run.run_until(results, [left.key]) is False
+    local.close()
+    assert seen == []
+
+
+def test_a_thread_that_waits_when_the_block_ends_is_told() -> None:
+    """A handler there, too: it ends before the block does, so that what it submits does not reach the real broker."""
+    local = Dispatcher("memory://kit-waits")
+    waits = threading.Event()
+    told: list[str] = []
+
+    @local.task(name="kit.never")
+    def never() -> None:
+        raise AssertionError
+
+    @local.task(name="kit.waits")
+    def wait_in_vain() -> None:
+        job = never.options(delay=3600).submit()
+        waits.set()
+        try:
+            job.result()
+        except JobTimeout:
+            told.append("handler")
+            raise
+
+    def ask(job: Any) -> None:
+        with pytest.raises(JobTimeout, match="has ended"):
+            job.result()
+        told.append("thread")
+
+    with in_process([local]):
+        thread = threading.Thread(target=ask, args=(wait_in_vain.submit(),))
+        thread.start()
+        assert waits.wait(20)
+    assert told[:1] == ["handler"]
+    thread.join()
+    assert told == ["handler", "thread"]
+
+
+def test_a_handler_that_outlasts_the_block_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be killed; what it works with goes once it has ended."""
+    monkeypatch.setattr(inprocess, "_LEAVE_WITHIN", 0.0)
+    local = Dispatcher("memory://kit-outlasts")
+    runs, gate = threading.Event(), threading.Event()
+
+    @local.task(name="kit.outlasts")
+    def outlast() -> None:
+        runs.set()
+        assert gate.wait(20)
+        seen.append("outlasted")
+
+    def ask(job: Any) -> None:
+        with pytest.raises(JobTimeout, match="has ended"):
+            job.result()
+
+    seen.clear()
+    with in_process([local]):
+        thread = threading.Thread(target=ask, args=(outlast.submit(),))
+        thread.start()
+        assert runs.wait(20)
+    assert seen == []
+    gate.set()
+    thread.join()
+    assert seen == ["outlasted"]
 
 
 def test_a_task_that_submits_itself_is_stopped(run: InProcess) -> None:

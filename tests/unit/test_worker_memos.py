@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from queuelib import plugins
 from queuelib.errors import BrokerUnavailable, ConfigurationError
 from queuelib.ids import Key
 from queuelib.message import Limits
@@ -19,44 +17,12 @@ from queuelib.worker.children import Report, Successes, Told
 from queuelib.worker.desk import PROGRESS, STATE
 from queuelib.worker.lease import Hold
 from queuelib.worker.memos import Notebook
-from tests.unit.fakes import BUNDLE_ID, Time, make_bundle, make_delivery
+from tests.unit.fakes import BUNDLE_ID, FakeMemos, Time, make_bundle, make_delivery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from queuelib.ports import Delivery, Memos
-
-
-class Keeper:
-    """A keeper that counts, and may be away."""
-
-    def __init__(self) -> None:
-        self.inner = plugins.memos_for(f"memory://{uuid.uuid4().hex}", "x")
-        self.writes: list[list[Memo]] = []
-        self.is_away = False
-
-    def write(self, memos: Sequence[Memo]) -> None:
-        """Count."""
-        self._answer()
-        self.writes.append(list(memos))
-        self.inner.write(memos)
-
-    def read(self, kind: str, keys: Sequence[Key]) -> list[bytes | None]:
-        """Return what is kept."""
-        return self.inner.read(kind, keys)
-
-    def drop(self, kind: str, keys: Sequence[Key]) -> None:
-        """Remove."""
-        self._answer()
-        self.inner.drop(kind, keys)
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-    def _answer(self) -> None:
-        if self.is_away:
-            msg = "away"
-            raise BrokerUnavailable(msg)
 
 
 @dataclass
@@ -109,7 +75,7 @@ class Desk:
 
     def __init__(self, retries: int = 0) -> None:
         self.time = Time()
-        self.line, self.keeper, self.child = Line(), Keeper(), Child()
+        self.line, self.keeper, self.child = Line(), FakeMemos(), Child()
         self.hold = Hold(make_delivery(), make_bundle(3, limits=Limits(retries=retries)))
         line: Any = self.line
         self.notebook = Notebook(line, lambda: self.keeper, 3600.0, self.time.clock)
@@ -356,7 +322,7 @@ def test_a_backend_that_keeps_none(desk: Desk, caplog: pytest.LogCaptureFixture)
 def test_last_words_of_many_quick_jobs(caplog: pytest.LogCaptureFixture) -> None:
     """A hundred at once, then ten a second: a server may keep a queue for each."""
     time, count = Time(), 150
-    line, keeper, child = Line(), Keeper(), Child()
+    line, keeper, child = Line(), FakeMemos(), Child()
     anything: Any = line
     notebook = Notebook(anything, lambda: keeper, 3600.0, time.clock)
     hold = Hold(make_delivery(), make_bundle(2 * count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,20 +12,32 @@ from unittest.mock import Mock
 
 import pytest
 
-from queuelib import body, envelope, plugins
+from queuelib import body, envelope
 from queuelib.bundle import part
 from queuelib.color import DEFAULT_PALETTE
-from queuelib.errors import BrokerUnavailable, JobLost
+from queuelib.errors import BrokerUnavailable, ConfigurationError, JobLost
 from queuelib.ids import Key
 from queuelib.message import Limits
 from queuelib.outcome import FAILED, QUEUED, RETRYING, RUNNING, SUCCEEDED, Again, Failed, Record
 from queuelib.ports import Cancelled, Settled, StillReading
+from queuelib.worker.children import Report, Successes, Told
 from queuelib.worker.crew import ThreadCrew
+from queuelib.worker.desk import PROGRESS, STATE
 from queuelib.worker.lease import Part
 from queuelib.worker.plan import Plan
-from queuelib.worker.staff import Death
+from queuelib.worker.staff import Death, Heard
 from queuelib.worker.supervisor import Supervisor
-from tests.unit.fakes import BUNDLE_ID, FakeDoor, FakeLane, FakeResults, Time, make_bundle, make_delivery, positions
+from tests.unit.fakes import (
+    BUNDLE_ID,
+    FakeDoor,
+    FakeLane,
+    FakeMemos,
+    FakeResults,
+    Time,
+    make_bundle,
+    make_delivery,
+    positions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -108,6 +121,7 @@ class Link:
         self.results = Results(self.log)
         self.lane: Lane | None = Lane(self.log)
         self.door = Door(self.results, is_ours=is_ours)
+        self.memos = FakeMemos()
 
     def failed(self, error: BrokerUnavailable, *, keeps_lane: bool = False) -> None:
         """Forget the connection, unless it is well or claims survive it, and pause."""
@@ -121,7 +135,7 @@ class Link:
 
     def open_memos(self) -> Memos:
         """Return those of a server of this test's own."""
-        return plugins.memos_for(f"memory://{id(self)}", "x")
+        return self.memos
 
     def recovered(self) -> None:
         """All is well."""
@@ -166,6 +180,12 @@ class Desk:
         """Write what is to be written."""
         self.supervisor._settle()
 
+    def turn(self, *, told: Sequence[Told] = (), reports: Sequence[Report | Successes] = ()) -> None:
+        """Go a round in which children, played by the test, say this."""
+        self.supervisor._staff.hear = lambda _: Heard(told=list(told), reports=list(reports))
+        self.supervisor.wake()
+        self.supervisor.turn()
+
     def again(self) -> list[int]:
         """Return the positions of the jobs that wait to be started."""
         return positions(self.supervisor._ready.drain())
@@ -196,6 +216,11 @@ def desk(
         yield made
     finally:
         made.supervisor.close()
+
+
+def told_of(child: Any, hold: Hold, at: int, kind: str, saves: int = 0) -> Told:
+    """Return what the handler of a job told or saved, with its kind for the content."""
+    return Told(child, hold, at, kind, kind.encode(), kind == STATE, saves)
 
 
 def redelivered(delivery: Delivery) -> Delivery:
@@ -686,6 +711,94 @@ class TestTrouble:
             it.supervisor._staff.hire()
             it.link.lane.due = it.time.now - 1.0
             assert it.supervisor._pause() > 0.0
+
+
+class TestMemos:
+    """What handlers tell and save, where it cannot be stored."""
+
+    def test_outcomes_do_not_wait_for_it(self) -> None:
+        """Those of the very jobs and of their neighbors: all is well with the connection that they go over."""
+        with desk(Link(keeps_claims=True)) as it:
+            it.link.memos.is_away = True
+            hold, child = it.receive(make_delivery(make_bundle(3))), Mock()
+            for at in range(3):
+                it.turn(told=[told_of(child, hold, at, PROGRESS), told_of(child, hold, at, STATE, saves=at + 1)])
+            it.time.now += 1.0  # it is tried again, and fails again
+            it.turn(reports=[Successes(hold, 0, 1, b"\x01", 0.1, 0)])
+            assert it.records() == [(0, SUCCEEDED)]
+            it.time.now += 1.0
+            it.turn(reports=[Report(hold, 1, Failed(b"why"), 0.1)])
+            assert it.records() == [(0, SUCCEEDED), (1, FAILED)]
+            assert it.link.may_try
+            assert not hold.delivery.is_lost
+            it.link.memos.is_away = False
+            it.time.now += 10.0
+            it.turn()
+            keys = [Key(BUNDLE_ID, at) for at in range(3)]
+            assert it.link.memos.read(STATE, keys) == [None, None, b"state"]
+            assert it.link.memos.read(PROGRESS, keys) == [None, None, b"progress"]
+
+    def test_a_retry_waits_for_its_state_and_for_nothing_else(self) -> None:
+        """For five seconds: then it runs again from what was stored before. For progress it does not wait."""
+        with desk(Link(keeps_claims=True)) as it:
+            it.link.memos.is_away = True
+            hold, child = it.receive(make_delivery(make_bundle(2, limits=Limits(retries=1)))), Mock()
+            again = Again(None, b"why")
+            it.turn(told=[told_of(child, hold, 0, PROGRESS)], reports=[Report(hold, 0, again, 0.1)])
+            assert it.records() == [(0, RETRYING)]
+            it.turn(told=[told_of(child, hold, 1, STATE, saves=1)], reports=[Report(hold, 1, again, 0.1)])
+            it.time.now += 4.5
+            it.turn()
+            assert it.records() == [(0, RETRYING)]
+            child.answer.assert_not_called()
+            it.time.now += 1.0
+            it.turn()
+            assert it.records() == [(0, RETRYING), (1, RETRYING)]
+            child.answer.assert_called_once_with(1, is_stored=False)
+
+    def test_a_retry_is_written_behind_its_state(self) -> None:
+        """As soon as the server is back: whoever runs the job next finds it."""
+        with desk(Link(keeps_claims=True)) as it:
+            it.link.memos.is_away = True
+            hold, child = it.receive(make_delivery(make_bundle(1, limits=Limits(retries=1)))), Mock()
+            it.turn(told=[told_of(child, hold, 0, STATE, saves=1)], reports=[Report(hold, 0, Again(None, b"why"), 0.1)])
+            assert it.records() == []
+            it.link.memos.is_away = False
+            it.time.now += 1.0
+            it.turn()
+            assert it.records() == [(0, RETRYING)]
+            assert it.link.memos.read(STATE, [Key(BUNDLE_ID, 0)]) == [b"state"]
+
+    def test_a_state_that_nobody_waited_for_is_not_written_any_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The job may run elsewhere by then, and have saved a newer one: whatever the pause that was begun before."""
+        monkeypatch.setattr(random, "uniform", max)
+        with desk(Link(keeps_claims=True)) as it:
+            it.link.memos.is_away = True
+            hold, child = it.receive(make_delivery(make_bundle(1, limits=Limits(retries=1)))), Mock()
+            it.turn(told=[told_of(child, hold, 0, STATE, saves=1)], reports=[Report(hold, 0, Again(None, b"why"), 0.1)])
+            for _ in range(4):
+                it.time.now += it.supervisor._notebook.rest(it.time.now)
+                it.turn()
+            assert it.records() == []
+            assert it.supervisor._notebook.rest(it.time.now) == pytest.approx(3.2)
+            it.time.now += 2.5  # more than five seconds since the first failure
+            it.turn()
+            assert it.records() == [(0, RETRYING)]
+            it.link.memos.is_away = False
+            it.time.now += 1.0
+            it.turn()
+            assert it.link.memos.read(STATE, [Key(BUNDLE_ID, 0)]) == [None]
+            child.answer.assert_called_once_with(1, is_stored=False)
+
+    def test_who_keeps_none_holds_nothing_up_either(self) -> None:
+        """A result backend without memos: what was saved is refused, and the job goes on without."""
+        link = Link(keeps_claims=True)
+        link.memos = Mock(write=Mock(side_effect=ConfigurationError("it keeps none")))
+        with desk(link) as it:
+            hold, child = it.receive(make_delivery(make_bundle(1, limits=Limits(retries=1)))), Mock()
+            it.turn(told=[told_of(child, hold, 0, STATE, saves=1)], reports=[Report(hold, 0, Again(None, b"why"), 0.1)])
+            assert it.records() == [(0, RETRYING)]
+            child.answer.assert_called_once_with(1, is_stored=False)
 
 
 class TestEnd:

@@ -127,15 +127,6 @@ async def block(path: str, label: str) -> None:
     time.sleep(60)  # noqa: ASYNC251 - that is the point
 
 
-@dispatcher.task
-async def afib(n: int) -> int:
-    """Return the n-th Fibonacci number, by way of as many jobs as it needs."""
-    if n < 2:
-        return n
-    one, two = await asyncio.gather(await afib.asubmit(n - 1), await afib.asubmit(n - 2))
-    return one + two
-
-
 @dispatcher.message(name="laned.question")
 class Question:
     """A typed message."""
