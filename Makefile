@@ -11,12 +11,14 @@ JOBS ?= 1000000
 SOAK_JOBS ?= 3000000
 SOAK_ARGS ?=
 PYTEST_ARGS ?=
+TEST_PROCESSES ?=
+export TEST_PROCESSES
 FUZZ_ARGS ?=
 BIN := $(VENV)/bin
 SOURCES := queuelib backends/queuelib_memory backends/queuelib_sqlite backends/queuelib_redis backends/queuelib_rabbitmq
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test unit check format docs build fuzz bench-peers crash crash-quick crash-peers soak bounds clean
+.PHONY: help demo test unit check lint doctest format docs build fuzz bench-peers crash crash-quick crash-peers soak bounds clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,21 +28,24 @@ demo: $(VENV)/.science ## install what the demos need, then run both: no server,
 	$(BIN)/queuelib demo ga
 	$(BIN)/queuelib demo pi
 
-test: $(VENV)/.dev ## every test, on SQLite, Redis and RabbitMQ (containers, else local servers); PYTEST_ARGS=… for pytest
-	VENV=$(VENV) QUEUELIB_TEST_REQUIRE=1 scripts/with-servers -- $(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.dev ## every test, on SQLite, Redis and RabbitMQ (containers, else local servers); PYTEST_ARGS=… for pytest, TEST_PROCESSES=…
+	VENV=$(VENV) QUEUELIB_TEST_REQUIRE=1 scripts/with-servers -- scripts/run-tests $(PYTEST_ARGS)
 
 unit: $(VENV)/.dev ## the tests that need no server
-	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+	VENV=$(VENV) scripts/run-tests tests/unit $(PYTEST_ARGS)
 
-check: $(VENV)/.dev ## format, lint, types, import layers, unit tests, doctests, docs
+check: lint unit doctest ## format, lint, types, import layers, doctests, docs, unit tests
+
+lint: $(VENV)/.dev ## the same without tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	MYPYPATH= $(BIN)/mypy $(SOURCES) tests
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/unit
-	$(BIN)/python -m pytest --doctest-modules -p no:randomly $(SOURCES)
 	if [ -f mkdocs.yml ]; then $(BIN)/mkdocs build --strict --quiet; fi
+
+doctest: $(VENV)/.dev ## the examples in docstrings
+	$(BIN)/python -m pytest --doctest-modules -p no:randomly $(SOURCES)
 
 format: $(VENV)/.dev ## let ruff format and mend what it can
 	$(BIN)/ruff format .

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import leaks, servers, waiting
+from tests import leaks, servers, shares, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,6 +66,27 @@ def _leaves_no_orphans() -> Iterator[None]:
     left = leaks.orphans(mark)
     if left:
         pytest.fail("processes that outlive the tests:\n  " + "\n  ".join(left), pytrace=False)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `scripts/run-tests` choose."""
+    rounds = "those that bear company, or those marked `alone`; both unless told"
+    parser.addoption("--round", choices=("together", "alone"), help=rounds)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of this round, those that wait for servers first: small files at the end fill the gaps."""
+    if which := config.getoption("round"):
+        items[:], rest = shares.of_round(items, which)
+        config.hook.pytest_deselected(items=rest)
+    items.sort(key=lambda item: "unit" in item.path.parts)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Share by file and broker, where files were to be kept together."""
+    return shares.ByFileAndBroker(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_report_header() -> str:

@@ -17,6 +17,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from queuelib import faults, plugins
 from queuelib.broker.batch import BatchLane
 from queuelib.clock import SYSTEM, Clock
+from queuelib.context import limit_behind
 from queuelib.errors import AccessRefused, BrokerUnavailable, ConfigurationError, QueuelibError, SubmitUnknown
 from queuelib.ports import TransportCapabilities, TransportSettings
 from queuelib.settings import mask
@@ -351,12 +352,15 @@ def _by_end(order: _Order) -> float:
 def _connect(connection: Connection, url: str, deadline: float) -> None:
     end = time.monotonic() + deadline
     try:
-        connection.ensure_connection(max_retries=1, timeout=deadline, interval_start=0.1)
+        connection.ensure_connection(_not_if_interrupted, max_retries=1, timeout=deadline, interval_start=0.1)
     except Exception as error:  # kombu and its drivers raise many types; each ends up as one of ours
         try:
             connection.close()
         except Exception:  # noqa: BLE001 - nothing was open
             _log.debug("closing a failed connection failed", exc_info=True)
+        limit = limit_behind(error)
+        if limit is not None:
+            raise limit from error
         text = f"{type(error).__name__}: {mask(str(error))}"
         if _is_refusal(error):
             msg = f"{mask(url)} refused the connection ({text}). Check the user, the password and the virtual host"
@@ -367,6 +371,13 @@ def _connect(connection: Connection, url: str, deadline: float) -> None:
             "Set QUEUELIB_BROKER or Dispatcher(...) to another URL, or start it"
         )
         raise BrokerUnavailable(msg) from error
+
+
+def _not_if_interrupted(error: BaseException, _pause: float) -> None:
+    """Keep kombu from trying again where what it takes for a failure of the connection is a handler's time limit."""
+    limit = limit_behind(error)
+    if limit is not None:
+        raise limit
 
 
 def _is_refusal(error: BaseException | None) -> bool:

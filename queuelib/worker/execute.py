@@ -173,6 +173,9 @@ class Executor:
             return
 
         def ring(_: int, frame: FrameType | None) -> None:
+            if _is_deaf(frame):
+                signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+                return
             msg = f"the handler ran longer than its timeout of {timeout:g} s"
             self.interrupt(SoftTimeLimit(msg), frame)
 
@@ -307,6 +310,17 @@ def _is_in_handler(frame: FrameType | None) -> bool:
     return callee.f_code is Executor._complete.__code__ or name not in _OURS  # noqa: SLF001
 
 
+def _is_deaf(frame: FrameType | None) -> bool:
+    """Whether an error that is raised in this frame may be lost: where Python looks for a module, or starts a thread.
+
+    The one takes a TimeoutError for a file that cannot be read, and goes on; the other gives up a thread that runs by then.
+    """
+    return frame is not None and (frame.f_code.co_filename.startswith(_IMPORT) or frame.f_code in _STARTS_OF_THREADS)
+
+
+_AGAIN = 0.001  # seconds until an alarm rings again that found nobody to hear it: an import looks at a file for less
+_IMPORT = "<frozen importlib."
+_STARTS_OF_THREADS = frozenset({threading.Thread.start.__code__})
 _OURS = frozenset({__name__, "queuelib.schema", "queuelib.worker.child"})  # what callers of handlers call besides
 
 

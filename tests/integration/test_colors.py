@@ -46,6 +46,7 @@ def test_red_behind_10_000_green_starts_among_the_next_two(lab: Lab, quick_befor
 
 
 @pytest.mark.slow
+@pytest.mark.alone  # it counts which starts next, where its worker must not wait for a processor
 def test_green_moves_while_red_never_stops(lab: Lab) -> None:
     """While red always waits, green gets its tenth of the starts, never two in a row, and yellow its quarter."""
     history, deeds = lab.history(), lab.deeds

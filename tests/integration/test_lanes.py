@@ -191,6 +191,7 @@ def test_a_worker_that_ends_at_once_interrupts_coroutines(lab: Lab, laned: Any) 
     assert {mark.attempt for mark in history.marks()} == {1}
 
 
+@pytest.mark.alone  # dozens of processes of its own
 def test_recursion_of_coroutines_lends_lanes(lab: Lab) -> None:
     """Two lanes, and two dozen jobs of which half wait for each other."""
     with connected("lends", lab) as lends:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from queuelib.testing import eventually
+from tests.integration.lab import await_gone
 
 pytest_plugins = ["pytester"]
 
@@ -25,6 +25,10 @@ patched = "no"
 @dispatcher.task
 def where() -> tuple[int, str]:
     return os.getpid(), patched
+
+@dispatcher.task
+def processes() -> tuple[int, int]:
+    return os.getpid(), os.getppid()
 
 @dispatcher.task
 def hang() -> None:
@@ -103,7 +107,7 @@ def test_a_test_that_times_out_leaves_no_worker(project: pytest.Pytester) -> Non
         import pytest
         from app.tasks import hang, where
 
-        @pytest.mark.timeout(3)
+        @pytest.mark.timeout(1, func_only=True)
         def test_waits(queuelib_worker):
             where.options(delay=600).submit().result()
 
@@ -113,7 +117,7 @@ def test_a_test_that_times_out_leaves_no_worker(project: pytest.Pytester) -> Non
     )
     result = project.runpytest_subprocess("-p", "pytest_timeout", "-o", "timeout_method=signal")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*Timeout*3*"])
+    result.stdout.fnmatch_lines(["*Timeout (>1*"])
 
 
 @pytest.mark.slow
@@ -123,18 +127,21 @@ def test_a_worker_ends_when_its_test_run_was_cut_off(project: pytest.Pytester) -
         """
         from pathlib import Path
         import pytest
-        from app.tasks import where
+        from app.tasks import processes, where
 
-        @pytest.mark.timeout(3)
-        def test_waits(queuelib_worker):
-            Path("pid").write_text(str(where.submit().result(timeout=30)[0]))
+        @pytest.fixture
+        def serves(queuelib_worker):
+            Path("pids").write_text(" ".join(map(str, processes.submit().result(timeout=30))))
+
+        @pytest.mark.timeout(1, func_only=True)
+        def test_waits(serves):
             where.options(delay=600).submit().result()
         """
     )
     result = project.runpytest_subprocess("-p", "pytest_timeout", "-o", "timeout_method=thread")
     assert result.ret != 0
-    pid = Path(project.path / "pid").read_text(encoding="utf-8")
-    eventually(lambda: not Path(f"/proc/{pid}").exists(), within=30)
+    pids = Path(project.path / "pids").read_text(encoding="utf-8").split()
+    await_gone([int(pid) for pid in pids], within=30)
 
 
 def test_a_worker_that_cannot_start_says_why(project: pytest.Pytester) -> None:

@@ -9,7 +9,9 @@ import pytest
 from amqp.exceptions import error_for_code
 from kombu.connection import Connection
 from kombu.exceptions import ChannelError
+from kombu.transport.pyamqp import Transport
 
+from queuelib.broker import open_lane
 from queuelib.broker.link import Link
 from queuelib.errors import BrokerUnavailable, CancelledError, ConfigurationError, EncodeError, Shutdown, SoftTimeLimit
 from queuelib.ports import TransportCapabilities, TransportSettings
@@ -55,6 +57,20 @@ def test_a_time_limit_is_no_silence_of_the_server() -> None:
         link.drain()
     assert link.is_dead
     link.close()
+
+
+def test_a_time_limit_is_no_server_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it strikes while a connection is made, kombu would try again, and the limit would be forgotten."""
+    tried: list[Transport] = []
+
+    def establish_connection(transport: Transport) -> None:
+        tried.append(transport)
+        raise SoftTimeLimit("too long")
+
+    monkeypatch.setattr(Transport, "establish_connection", establish_connection)
+    with pytest.raises(SoftTimeLimit, match="too long"):
+        open_lane(TransportSettings("amqp://", TransportCapabilities()), "unit", 5.0)
+    assert len(tried) == 1
 
 
 def declare(code: int, monkeypatch: pytest.MonkeyPatch) -> Link:

@@ -10,7 +10,7 @@ from itertools import count
 
 import pytest
 
-from tests import leaks, servers
+from tests import leaks, servers, shares
 from tests.waiting import eventually
 
 SLEEPER = [sys.executable, "-c", "input()"]
@@ -87,3 +87,28 @@ def test_continuous_integration_never_skips(monkeypatch: pytest.MonkeyPatch, nam
     assert not servers.is_required()
     monkeypatch.setenv(name, value)
     assert servers.is_required()
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "expected"),
+    [
+        ("tests/a.py::test_b", "tests/a.py"),
+        ("tests/a.py::TestB::test_c[many-few]", "tests/a.py"),
+        ("tests/a.py::test_b[redis]", "tests/a.py on redis"),
+        ("tests/a.py::test_b[sqlite-a[redis]]", "tests/a.py on sqlite"),
+        ("tests/a.py::test_b[redis://x]", "tests/a.py"),
+    ],
+)
+def test_a_process_gets_a_file_on_a_broker(nodeid: str, expected: str) -> None:
+    """So that standing workers are shared, and few tests are left at the end."""
+    assert shares.piece(nodeid) == expected
+
+
+def test_every_test_is_in_one_round(request: pytest.FixtureRequest) -> None:
+    """Those marked alone in the second, all others in the first."""
+    items = [request.node]
+    assert shares.of_round(items, "together") == (items, [])
+    assert shares.of_round(items, "alone") == ([], items)
+    request.node.add_marker("alone")
+    assert shares.of_round(items, "together") == ([], items)
+    assert shares.of_round(items, "alone") == (items, [])

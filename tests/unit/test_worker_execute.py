@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import threading
+from importlib.machinery import SourceFileLoader
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +21,7 @@ from queuelib.worker.execute import Executor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
+    from pathlib import Path
 
 dispatcher = Dispatcher("memory://executing")
 
@@ -348,6 +352,42 @@ def test_an_alarm_of_somebody_else_still_rings(timeout: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, *before)
     assert 0.0 < left <= 50.0
     assert every == 7.0
+
+
+@dispatcher.task(name="lab.reads")
+def reads(path: str) -> None:
+    """Read a file in the way of an import, then wait for what does not come."""
+    ring_soon()
+    done.append(SourceFileLoader("module", path).get_data(path).decode())
+    threading.Event().wait()
+
+
+def test_the_soft_limit_strikes_after_an_import(tmp_path: Path) -> None:
+    """Which takes it, a TimeoutError, for a file that cannot be read, and goes on: nobody would hear of it."""
+    done.clear()
+    path = tmp_path / "module.py"
+    os.mkfifo(path)  # whoever reads it waits for who writes
+    strikes, struck = socket.socketpair()
+
+    def write_once_struck() -> None:
+        strikes.recv(1)
+        path.write_text("read", encoding="utf-8")
+
+    writer = threading.Thread(target=write_once_struck, daemon=True)
+    with strikes, struck:
+        struck.settimeout(0.0)
+        previous = signal.set_wakeup_fd(struck.fileno(), warn_on_full_buffer=False)
+        writer.start()
+        try:
+            (outcome,) = run("lab.reads", [str(path)], timeout=60.0)
+        finally:
+            signal.set_wakeup_fd(previous)
+            reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # or a writer waits for ever that nobody has read
+            strikes.shutdown(socket.SHUT_RD)
+            writer.join()
+            os.close(reader)
+    assert done == ["read"]
+    assert message_of(outcome) == "the handler ran longer than its timeout of 60 s"
 
 
 def test_the_soft_limit_in_a_group_of_tasks() -> None:
