@@ -32,9 +32,8 @@ MAX_DEPTH = 64  # nesting of arguments and results
 MAX_CONTAINERS = 1_000_000  # lists and maps in one value: an empty one takes a byte on the wire and a hundred here
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 MAX_SHARED_BYTES = 4 * 1024**3  # of one object, which has to fit the memory of whoever shares it twice
-LARGE_BYTES = (
-    256 * 1024
-)  # of an encoded argument or result: what is larger may travel apart from its message or outcome
+# Of an encoded argument or result: what is larger may travel apart from its message or outcome.
+LARGE_BYTES = 256 * 1024
 BLOB_BYTES = 1024 * 1024  # into which what is shared is cut: never changed, as a name says which piece of so many bytes
 # Of one job: a forged or forgotten number ends, and a week of one every second does not reach it.
 MAX_RETRIES = 1_000_000
