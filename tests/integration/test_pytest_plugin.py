@@ -14,7 +14,6 @@ pytest_plugins = ["pytester"]
 
 TASKS = """
 import os
-import time
 
 from queuelib import Dispatcher
 
@@ -25,10 +24,6 @@ patched = "no"
 @dispatcher.task
 def where() -> tuple[int, str]:
     return os.getpid(), patched
-
-@dispatcher.task
-def hang() -> None:
-    time.sleep(600)
 """
 
 
@@ -101,7 +96,7 @@ def test_a_test_that_times_out_leaves_no_worker(project: pytest.Pytester) -> Non
     project.makepyfile(
         """
         import pytest
-        from app.tasks import hang, where
+        from app.tasks import where
 
         @pytest.mark.timeout(3)
         def test_waits(queuelib_worker):
