@@ -141,7 +141,7 @@ class Interrupt:
         signal.signal(signal.SIGINT, self._strike)
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # what a wait raises whose jobs were cancelled is no news
             if self._count:
                 raise KeyboardInterrupt from error
             raise

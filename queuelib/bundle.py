@@ -123,7 +123,7 @@ class Chunks:
                 raise error
             try:
                 calls.extend(islice(self._calls, size))
-            except Exception as failure:
+            except Exception as failure:  # of somebody's iterable
                 if not calls:
                     raise
                 self._error = failure  # it comes after those that came before it

@@ -89,7 +89,7 @@ class Calls:
         pickling.require()
         try:
             return pickling.dumps(function)
-        except Exception as error:
+        except Exception as error:  # objects have a say in how they are pickled, and raise what they like
             msg = f"{_name(function)} cannot be pickled: {error}"
             raise EncodeError(msg) from error
 
@@ -114,7 +114,7 @@ class Calls:
         """
         try:
             data = pickling.dumps((args, kwargs))
-        except Exception as error:
+        except Exception as error:  # as above: the arguments' own methods
             msg = f"an argument cannot be pickled: {error}"
             raise EncodeError(msg) from error
         if len(data) <= _LARGE:
@@ -167,7 +167,7 @@ class Calls:
             raise PickleRefused(msg)
         try:
             return pickling.loads(value)
-        except Exception as error:
+        except Exception as error:  # a pickle runs what it names
             msg = f"the result of a pickled call cannot be read here: {words_of(error)}"
             raise DecodeError(msg) from error
 
@@ -280,7 +280,7 @@ def _dumped(function: Callable[..., Any], value: Any) -> Any:
         return pickling.dumps(value)
     except Shutdown:
         raise
-    except BaseException as error:
+    except BaseException as error:  # its own methods may do anything, leave included: the child lives
         msg = f"what {_name(function)} returned, of type {type(value).__qualname__}, cannot travel: {words_of(error)}"
         raise TypeError(msg) from error
 

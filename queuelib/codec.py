@@ -723,7 +723,7 @@ def _explain(value: object, error: Exception) -> str:
                 msgpack.packb(child, default=_extension, unicode_errors="surrogatepass")
             except SoftTimeLimit:
                 raise
-            except Exception as inner:  # noqa: BLE001 - the same again
+            except Exception as inner:  # noqa: BLE001 - as it was raised for the whole, whatever that was
                 path, culprit, reason = path + step, child, inner
                 break
         else:

@@ -58,6 +58,6 @@ def loads(data: bytes) -> Any:
         return pickle.loads(data)  # noqa: S301 - the callers have asked whether they may
     except (Exception, KeyboardInterrupt, Shutdown):
         raise
-    except BaseException as error:
+    except BaseException as error:  # a pickle may run what ends the process, and is no reason to end it
         msg = f"what was pickled cannot be read: {words_of(error)}"
         raise DecodeError(msg) from error

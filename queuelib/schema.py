@@ -498,7 +498,7 @@ class Schema:
                 raise ArgumentError(_explain(error, name)) from error
         except _FROM_OUTSIDE:
             raise
-        except BaseException as error:
+        except BaseException as error:  # classes may check themselves as they like, and even leave
             raise ArgumentError(_why(name or self.name, error)) from error
         try:
             return msgspec.convert(simple, annotation, dec_hook=_from_plain, builtin_types=_OURS), True
@@ -506,7 +506,7 @@ class Schema:
             raise ArgumentError(_explain(error, name)) from error
         except _FROM_OUTSIDE:
             raise
-        except BaseException as error:
+        except BaseException as error:  # the same classes
             raise ArgumentError(_why(name or self.name, error)) from error
 
     def _as_call(self, values: list[Any]) -> Call:
@@ -538,7 +538,7 @@ def converted(value: Any, wanted: Any) -> Any:
         raise ArgumentError(_explain(error, "shared")) from error
     except _FROM_OUTSIDE:
         raise
-    except BaseException as error:
+    except BaseException as error:  # classes may check themselves as they like, and even leave
         raise ArgumentError(_why("shared", error)) from error
 
 

@@ -122,7 +122,7 @@ class Fetcher:
             self._tell(asker, _UNAVAILABLE + _text(error))
         except ConfigurationError as error:
             self._tell(asker, _MISCONFIGURED + _text(error))
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - whatever it is, one child waits for an answer and others will ask
             _log.exception("a saved state could not be fetched")
             self._tell(asker, _FAILED + _text(error))
 

@@ -14,7 +14,6 @@ pytest_plugins = ["pytester"]
 
 TASKS = """
 import os
-import time
 
 from queuelib import Dispatcher
 
@@ -29,10 +28,6 @@ def where() -> tuple[int, str]:
 @dispatcher.task
 def processes() -> tuple[int, int]:
     return os.getpid(), os.getppid()
-
-@dispatcher.task
-def hang() -> None:
-    time.sleep(600)
 """
 
 
@@ -105,7 +100,7 @@ def test_a_test_that_times_out_leaves_no_worker(project: pytest.Pytester) -> Non
     project.makepyfile(
         """
         import pytest
-        from app.tasks import hang, where
+        from app.tasks import where
 
         @pytest.mark.timeout(1, func_only=True)
         def test_waits(queuelib_worker):

@@ -321,7 +321,7 @@ try:
         connection.execute("INSERT INTO queue VALUES (?)", (me,))
         if me == "parent":
             code = reap(pids[0])
-except Exception as error:
+except Exception as error:  # the test looks at which it is
     print(me, type(error).__name__, flush=True)
     os._exit(0)
 with store.read() as connection:

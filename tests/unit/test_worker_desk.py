@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from queuelib import body, codec
 from queuelib.context import Context, Progress
 from queuelib.errors import DecodeError, EncodeError, QueuelibError, SoftTimeLimit, TooLarge
 from queuelib.ids import Key
+from queuelib.polling import is_readable
 from queuelib.worker.child import Lot
 from queuelib.worker.children import Child
 from queuelib.worker.desk import PROGRESS, STATE, Desk
@@ -185,9 +185,8 @@ def test_a_signal_strikes_behind_a_frame(pair: Pair) -> None:
     def read() -> None:
         assert is_blocked.wait(PATIENCE)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-        while not frames:
+        while not frames and is_readable(pair.theirs.fileno(), PATIENCE):
             frames.extend(pair.frames())
-            time.sleep(0.001)
 
     pair.desk._write = write
     before = signal.signal(signal.SIGUSR1, strike)

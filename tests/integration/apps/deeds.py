@@ -639,7 +639,7 @@ def long(path: str, label: str, how: str, context: Context) -> str:
     note(path, "start", label)
     try:
         while not (how == "ask" and context.cancelled):
-            time.sleep(0.005)
+            time.sleep(0.005)  # a step of its work: who asks is not told, and who does not is interrupted in one
     except CancelledError:
         note(path, "caught", label)
         if how != "catch":

@@ -54,7 +54,7 @@ def leaf(path: str, label: str, gate: str = "") -> str:
 def linger(path: str, label: str, seconds: float) -> None:
     """Take this long."""
     note(path, "start", label)
-    time.sleep(seconds)
+    time.sleep(seconds)  # the job is to keep a slot for so long, and to wait for nothing
 
 
 @dispatcher.task

@@ -60,7 +60,7 @@ def hold_at(gate: str, x: int, y: int) -> int:
 
 def later(seconds: float, value: Any) -> Any:
     """Return a value a little later than others."""
-    time.sleep(seconds)
+    time.sleep(seconds)  # the caller is to be waiting by then, and nobody can open a gate for it: it blocks
     return value
 
 
