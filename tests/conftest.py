@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests import leaks, servers, shares, waiting
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 _SERVERS = pytest.StashKey[dict[str, str]]()  # kind -> how it was found, or why it was not
 _WORKER_OUTPUT = "queuelib_servers"  # the same, handed from a pytest-xdist worker to its controller
+
+# How long an example takes says how busy the machine is: timings belong in benchmarks.
+settings.register_profile("untimed", settings(), deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
