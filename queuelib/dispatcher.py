@@ -381,7 +381,7 @@ class Dispatcher:
     ) -> list[Job[Any]]:
         """Submit calls of one task; this is what `task.submit_many` calls."""
         _refuse_in_worker("submit()")
-        chunks = Chunks(rows, definition.schema.pack_rows, definition.sizes)
+        chunks = Chunks(rows, workflow.packed_rows(definition), definition.sizes)
         return self._submit_bundles(self._bundles(definition, chunks, options))
 
     def map_rows(
@@ -427,7 +427,7 @@ class Dispatcher:
 
         about = (definition.name, self._color_of(definition, options))
         sizes = limits.sizes(definition.sizes)
-        chunks = Chunks(rows, definition.schema.pack_rows, sizes, total)
+        chunks = Chunks(rows, workflow.packed_rows(definition), sizes, total)
         return mapping.Stream(chunks, send, self.outcomes, sizes, about, limits)
 
     def resubmit(self, error: SubmitUnknown) -> None:
