@@ -21,10 +21,11 @@ from queuelib import codec, pickling
 from queuelib.bundle import Sizes
 from queuelib.errors import DecodeError, EncodeError, PickleRefused, QueuelibError, Shutdown
 from queuelib.handle import HASH_BYTES, Shared, reader
+from queuelib.job import Job
 from queuelib.naming import CALL
 from queuelib.schema import Schema
 from queuelib.shown import words_of
-from queuelib.task import Definition
+from queuelib.task import Definition, Signature
 
 __all__ = ["Calls"]
 
@@ -115,7 +116,13 @@ class Calls:
         try:
             data = pickling.dumps((args, kwargs))
         except Exception as error:  # as above: the arguments' own methods
+            what = next((one for one in (*args, *kwargs.values()) if isinstance(one, Job | Signature)), None)
             msg = f"an argument cannot be pickled: {error}"
+            if what is not None:
+                msg = (
+                    f"a {type(what).__name__} stands for its result among the arguments of a task only, and this function is "
+                    "none: make it one with @dispatcher.task, or pass the result"
+                )
             raise EncodeError(msg) from error
         if len(data) <= _LARGE:
             return data

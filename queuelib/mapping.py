@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
+from queuelib import body as bodies
 from queuelib.bundle import TARGET, BoundedSizes
 from queuelib.errors import JobTimeout
 from queuelib.ids import Key
@@ -104,6 +105,7 @@ class Stream:
     _is_left: bool = False
     _has_dropped: bool = False  # calls that were taken from the input
     _error: BaseException | None = None
+    _unread: Exception | None = None  # the next result cannot be read here
     _ahead: int = FEWEST_AHEAD
     _came: int = 0
     _since: float = field(default_factory=time.monotonic)
@@ -164,6 +166,7 @@ class Stream:
                     values = self._values(bundle, record)
                     while values:  # what was handed on is kept by nobody here
                         yield values.pop()
+                    self._raise_unread()
                 if bundle.at == bundle.size:
                     self._bundles.popleft()
                     self.refill()
@@ -182,6 +185,7 @@ class Stream:
                         values = self._values(bundle, record)
                         while values:
                             yield bundle.first + bundle.at - len(values), values.pop()
+                        self._raise_unread()
                     if bundle.at == bundle.size:
                         with self._sending:
                             self._bundles.remove(bundle)
@@ -362,7 +366,12 @@ class Stream:
 
     def _values(self, bundle: _OnItsWay, record: Record) -> list[Any]:
         """Return the values of a record that come next, the last one first; their jobs have ended, and so they count as handed on."""
-        values, seconds = self.outcomes.values(record)
+        try:
+            values, seconds = self.outcomes.values(record)
+        except Exception as error:
+            if record.count == 1:
+                raise
+            values, seconds = self._readable(record, error)
         self.sizes.ran(seconds, len(values))
         self._measure(len(values))
         left = values[bundle.at - record.key.index :]
@@ -370,6 +379,25 @@ class Stream:
         self._handed += len(left)
         left.reverse()
         return left
+
+    def _readable(self, record: Record, error: Exception) -> tuple[list[Any], float]:
+        """Return the values of a record before the one that cannot be read here, whose error is raised after them."""
+        values: list[Any] = []
+        seconds = 0.0
+        for one in bodies.singles(record):
+            try:
+                (value,), seconds = self.outcomes.values(one)
+            except Exception as its_own:  # noqa: BLE001 - a class may raise anything where a value is made
+                self._unread = its_own
+                break
+            values.append(value)
+        if not values or self._unread is None:
+            raise self._unread or error
+        return values, seconds
+
+    def _raise_unread(self) -> None:
+        if self._unread is not None:
+            raise self._unread
 
     def _cancel_rest(self) -> None:
         with self._sending:

@@ -86,7 +86,7 @@ class Producer:
     ) -> list[Job[Any]]:
         """Submit calls of one task; this is what `task.submit_many` calls."""
         refuse_while_importing("submit()")
-        chunks = Chunks(rows, definition.schema.pack_rows, definition.sizes)
+        chunks = Chunks(rows, workflow.packed_rows(definition), definition.sizes)
         return self._submit_bundles(self._bundler.bundles(definition, chunks, options))
 
     def submit_messages(self, messages: Iterable[object]) -> list[Job[Any]]:
@@ -153,7 +153,7 @@ class Producer:
 
         about = (definition.name, self._routing.color_of(definition, options))
         sizes = limits.sizes(definition.sizes)
-        chunks = Chunks(rows, definition.schema.pack_rows, sizes, total)
+        chunks = Chunks(rows, workflow.packed_rows(definition), sizes, total)
         return mapping.Stream(chunks, send, self._outcomes, sizes, about, limits)
 
     def _submit_bundles(self, bundles: Sequence[Bundle]) -> list[Job[Any]]:

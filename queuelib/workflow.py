@@ -40,7 +40,7 @@ class Group(Generic[R]):
         given: list[object] = [*self.signatures]  # by whoever has no type checker
         for one in given:
             if not isinstance(one, Signature):
-                msg = f"a group is made of signatures, as task.s(...) returns them, and not of {one!r}"
+                msg = f"a group is made of signatures, as task.s(...) returns them, and not of {_shown(one)}"
                 raise TypeError(msg)
 
     def after(self, first: object) -> Group[R]:
@@ -62,8 +62,9 @@ def group(*signatures: Signature[R] | Iterable[Signature[R]]) -> Group[R]:
     Raises:
         TypeError: Something else is among them.
     """
-    if len(signatures) == 1 and not isinstance(signatures[0], Signature):
-        return Group(signatures[0])
+    first = cast("object", signatures[0]) if len(signatures) == 1 else None
+    if isinstance(first, Iterable):
+        return Group(first)
     return Group(cast("Iterable[Signature[R]]", signatures))
 
 
@@ -219,6 +220,12 @@ def _named(members: Group[Any], reduce: str | TopK, callback: Signature[Any] | N
     return _in_steps(members, step)
 
 
+def _shown(value: object) -> str:
+    if isinstance(value, Group):
+        return "groups: let a chord collect each, or put their signatures into one"
+    return f"{value!r}"
+
+
 def waits(value: object) -> bool:
     """Return whether an argument stands for results that are to come."""
     if isinstance(value, list | tuple):
@@ -244,6 +251,28 @@ def refuse_hidden(name: str, values: Iterable[object]) -> None:
         if isinstance(value, list | tuple | set | frozenset | dict) and id(value) not in seen:
             seen.add(id(value))
             left += value.values() if isinstance(value, dict) else value
+
+
+def packed_rows(definition: Definition) -> Callable[[Sequence[tuple[Any, ...]]], bytes]:
+    """Return what encodes calls of one task that travel many to a message, and so wait for nothing.
+
+    It raises `ArgumentError`, saying what to do instead, where an argument is to stand for the result of a job.
+    """
+
+    def pack(rows: Sequence[tuple[Any, ...]]) -> bytes:
+        try:
+            return definition.schema.pack_rows(rows)
+        except EncodeError as error:
+            given = next((value for row in rows for value in row if waits(value)), None)
+            if given is None:
+                raise
+            msg = (
+                f"{definition.name}: a {type(given).__name__} is among the arguments, and calls of map and submit_many wait "
+                "for no others: submit group(task.s(job) for job in jobs)"
+            )
+            raise ArgumentError(msg) from error
+
+    return pack
 
 
 class _Placed(NamedTuple):

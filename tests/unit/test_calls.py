@@ -114,6 +114,14 @@ def test_large_arguments_are_shared_each_by_itself(calls: Calls, kept: Kept) -> 
     assert len(kept.shared) == 1
 
 
+def test_jobs_stand_for_results_among_arguments_of_tasks_only() -> None:
+    """A function that is pickled gets values, and whoever gives it a job is told so."""
+    for given in (registered.submit(1), registered.s(1)):
+        for args, kwargs in (((given,), {}), ((), {"x": given})):
+            with pytest.raises(EncodeError, match=f"a {type(given).__name__} stands for its result.*of a task only"):
+                dispatcher.calls.arguments(args, kwargs)
+
+
 def test_function_of_another_python(calls: Calls) -> None:
     """Its code is not looked at: it means something else there."""
     field = calls.field(calls.body(json.dumps))

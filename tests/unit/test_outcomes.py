@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from queuelib import body, codec
+from queuelib.bundle import Chunk, Sizes
 from queuelib.errors import BrokerUnavailable, CancelledError, DecodeError, SoftTimeLimit
 from queuelib.events import Events
+from queuelib.futures import gather
 from queuelib.ids import Key
-from queuelib.job import Outcomes
+from queuelib.job import Job, Outcomes
+from queuelib.mapping import Stream
 from queuelib.outcome import CANCELLED, FAILED, SUCCEEDED, Record
 from tests.unit.fakes import BUNDLE_ID, FakeResults, quick
 
@@ -48,6 +51,28 @@ def test_a_result_that_cannot_be_read_here_is_its_own_jobs() -> None:
     assert (found.value(record, first), found.value(record, third)) == (1, 3)
     with pytest.raises(DecodeError):
         found.value(record, second)
+
+
+def test_a_neighbor_that_cannot_be_read_here_is_nobody_elses() -> None:
+    """`gather` and `map` raise in its place, after what comes before it, and not for those that share its record."""
+    unknown = b"\xd4\x63\x00"
+    data = body.of_results("lab.work", [codec.encode(1), codec.encode(2), unknown, codec.encode(4)])
+    record = Record(Key(BUNDLE_ID, 0), SUCCEEDED, body=data, count=4)
+    found = outcomes()
+    fake: Any = found.open_results()
+    fake.records.update(dict.fromkeys(record.keys, record))
+    jobs = [Job[int](found, key) for key in record.keys]
+    assert gather([jobs[3], jobs[0], jobs[1]], 0.0) == [4, 1, 2]
+    with pytest.raises(DecodeError):
+        gather(jobs, 0.0)
+    for ordered in (True, False):
+        chunks = iter([Chunk(b"", 4)])
+        stream: Any = Stream(chunks, lambda _: [BUNDLE_ID], found, Sizes(), ("", ""))  # type: ignore[arg-type]
+        stream.refill()
+        results = stream.results(ordered=ordered)
+        assert [next(results), next(results)] == ([1, 2] if ordered else [(0, 1), (1, 2)])
+        with pytest.raises(DecodeError):
+            next(results)
 
 
 @pytest.mark.parametrize(

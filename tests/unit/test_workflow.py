@@ -275,8 +275,25 @@ def test_groups_of_something_else(it: Desk) -> None:
     for wrong in (it.add, it.add.submit(1), 3):
         with pytest.raises(TypeError, match="signatures"):
             group([wrong])  # type: ignore[arg-type]  # which a checker says, too
+    with pytest.raises(TypeError, match="not of groups: let a chord collect each"):
+        group(group(it.add.s(1)), it.add.s(2))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="signatures.*not of 3"):
+        group(3)  # type: ignore[arg-type]  # `add(1, 2)` where `add.s(1, 2)` was meant
     with pytest.raises(TypeError, match="ends with one call"):
         chain(it.add.s(1), group(it.add.s(2)))
+
+
+def test_calls_that_travel_together_wait_for_nothing(it: Desk) -> None:
+    """Jobs among the rows of `submit_many` and `map` are an error that says what to do."""
+    job, signature = it.add.submit(1), it.add.s(1)
+    for given in (job, signature, [job, signature]):
+        task = it.total if isinstance(given, list) else it.add
+        with pytest.raises(ArgumentError, match=r"wait for no others.*group\(task\.s\(job\) for job in jobs\)"):
+            task.submit_many([([],), (given,)] if task is it.total else [(1,), (given,)])
+        with pytest.raises(ArgumentError, match="wait for no others"):
+            list(task.map([given]))
+    with pytest.raises(EncodeError, match="cannot encode object"):
+        it.total.submit_many([(object(),)])
 
 
 def test_options_of_a_call_stay(it: Desk) -> None:
