@@ -13,6 +13,7 @@ from typing import Any
 
 from queuelib import codec
 from queuelib.errors import DecodeError, EncodeError, TooLarge
+from queuelib.extensions import check_array, check_dtype
 from queuelib.settings import MAX_SHARED_BYTES
 from queuelib.shown import shown
 
@@ -39,7 +40,7 @@ def encode(value: object) -> memoryview:
             raise EncodeError(msg) from error
         return memoryview(data)
     try:
-        codec.check_array(value)
+        check_array(value)
     except TypeError as error:
         raise EncodeError(str(error)) from error
     array: Any = value
@@ -82,7 +83,7 @@ def _array(data: bytes | mmap.mmap) -> Any:
     version = np.lib.format.read_magic(head)
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
     shape, is_fortran, dtype = read_header(head)
-    codec.check_dtype(dtype)
+    check_dtype(dtype)
     count = math.prod(shape)
     if head.tell() + count * dtype.itemsize != len(data):
         msg = f"an array of shape {shape} and dtype {dtype} is not what these bytes hold"

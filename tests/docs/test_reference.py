@@ -13,7 +13,7 @@ import pytest
 
 import queuelib
 from queuelib.cli import cli
-from queuelib.codec import EXTENSIONS
+from queuelib.extensions import EXTENSIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ import pytest
 
 from queuelib import body, codec, envelope
 from queuelib.errors import DecodeError, EncodeError, RemoteError, TooLarge
+from queuelib.extensions import EXTENSIONS
 from queuelib.message import Bundle
 from queuelib.outcome import SUCCEEDED, Record
 from queuelib.schema import Schema
@@ -91,7 +92,7 @@ def test_s05_deep_extensions_are_refused() -> None:
     """Sets within sets are counted as levels, though C code that reads one knows nothing of the others."""
     data = b"\x90"
     for _ in range(500):
-        data = msgpack.packb([msgpack.ExtType(codec.EXTENSIONS["frozenset"], data)])
+        data = msgpack.packb([msgpack.ExtType(EXTENSIONS["frozenset"], data)])
     with pytest.raises(DecodeError, match="nested"):
         codec.decode(data)
 
@@ -163,7 +164,7 @@ def test_s06_extensions_within_each_other_are_not_copied_without_end() -> None:
     """Each level of an extension is a copy of all below it: 60 of them around 8 MiB would be half a gigabyte."""
     data = msgpack.packb([bytes(8 * MIB)])
     for _ in range(60):
-        data = msgpack.packb([msgpack.ExtType(codec.EXTENSIONS["set"], data)])
+        data = msgpack.packb([msgpack.ExtType(EXTENSIONS["set"], data)])
     with memory_below(6 * 16 * MIB), pytest.raises(DecodeError, match="in extensions within each other"):
         codec.decode(data)
 
@@ -227,7 +228,7 @@ def test_s08_an_absurd_field_is_refused(fields: dict[str, Any]) -> None:
 
 def test_s08_foreign_values_inside_arguments_are_refused() -> None:
     """Duplicate keys, bad UTF-8, unknown extensions, msgpack's own timestamps, and constructors' refusals."""
-    ext, codes = msgpack.ExtType, codec.EXTENSIONS
+    ext, codes = msgpack.ExtType, EXTENSIONS
     hostile = [
         b"\x82\x01\x02\x01\x03",  # the same key twice
         b"\x82\xa1a\x02\xa1a\x03",
@@ -251,8 +252,8 @@ def test_s08_foreign_values_inside_arguments_are_refused() -> None:
 
 def test_s08_a_fraction_that_takes_hours_to_reduce_is_refused() -> None:
     """The common divisor of two integers of some megabytes takes hours, so their length is bounded."""
-    number = msgpack.ExtType(codec.EXTENSIONS["int"], b"\x7f" + bytes(1 * MIB) + b"\x01")
-    data = msgpack.packb(msgpack.ExtType(codec.EXTENSIONS["Fraction"], msgpack.packb([number, number])))
+    number = msgpack.ExtType(EXTENSIONS["int"], b"\x7f" + bytes(1 * MIB) + b"\x01")
+    data = msgpack.packb(msgpack.ExtType(EXTENSIONS["Fraction"], msgpack.packb([number, number])))
     with pytest.raises(DecodeError, match="at most 65,536 bits"):
         codec.decode(data)
     honest = Fraction(3**10_000, 2**10_000)
@@ -268,7 +269,7 @@ def test_s08_a_fraction_that_takes_hours_to_reduce_is_refused() -> None:
 def test_s08_an_array_is_what_its_bytes_are(fields: list[Any]) -> None:
     """Arrays of Python objects, of structures, of shapes that their bytes do not fill: refused, and nothing is made."""
     pytest.importorskip("numpy").zeros(1)
-    data = msgpack.packb(msgpack.ExtType(codec.EXTENSIONS["ndarray"], msgpack.packb(fields)))
+    data = msgpack.packb(msgpack.ExtType(EXTENSIONS["ndarray"], msgpack.packb(fields)))
     with memory_below(4 * MIB), pytest.raises(DecodeError):
         codec.decode(data)
 

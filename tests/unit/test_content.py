@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from queuelib import codec, content
 from queuelib.errors import ArgumentError, DecodeError, EncodeError, QueuelibError, TooLarge
+from queuelib.extensions import EXTENSIONS
 from queuelib.handle import Shared, Stored, reader
 from queuelib.schema import Call, Schema, converted
 from queuelib.settings import MAX_SHARED_BYTES
@@ -222,7 +223,7 @@ def test_a_handle_reads_where_it_was_decoded() -> None:
 def test_forged_handles_are_refused(fields: list[Any]) -> None:
     """A handle is a hash and a length, and nothing else."""
     with pytest.raises(DecodeError):
-        codec.decode(packb(msgpack.ExtType(codec.EXTENSIONS["Shared"], packb(fields))))
+        codec.decode(packb(msgpack.ExtType(EXTENSIONS["Shared"], packb(fields))))
 
 
 @dataclass(frozen=True)

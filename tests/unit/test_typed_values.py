@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from queuelib import codec
 from queuelib.errors import ArgumentError, DecodeError, EncodeError
+from queuelib.extensions import EXTENSIONS
 from queuelib.schema import Schema, SchemaMismatch
 
 TEXT = st.text(alphabet=st.characters(max_codepoint=0x2FF), max_size=8)
@@ -157,7 +158,7 @@ def test_bombs_are_refused() -> None:
     """Sets within sets, lists within lists, forged lengths and keys given twice are a DecodeError, not a crash."""
     nested = msgpack.packb(1)
     for _ in range(300):
-        nested = msgpack.packb(msgpack.ExtType(codec.EXTENSIONS["frozenset"], b"\x91" + nested))
+        nested = msgpack.packb(msgpack.ExtType(EXTENSIONS["frozenset"], b"\x91" + nested))
     for data in (nested, b"\x91" * 1000 + b"\x90", b"\xdd\xff\xff\xff\xff", b"\x82\xa1a\x01\xa1a\x02"):
         with pytest.raises(DecodeError):
             codec.decode(data)
@@ -241,7 +242,7 @@ def test_numpy_inside_sets_and_keys_becomes_plain() -> None:
 
 def test_forged_fraction_is_refused_quickly() -> None:
     """A fraction in text form could ask for a number of a billion digits."""
-    forged = msgpack.ExtType(codec.EXTENSIONS["Fraction"], msgpack.packb(["1e999999999", 1]))
+    forged = msgpack.ExtType(EXTENSIONS["Fraction"], msgpack.packb(["1e999999999", 1]))
     with pytest.raises(DecodeError):
         codec.decode(msgpack.packb(forged))
 
