@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests import leaks, servers, shares, waiting
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 _SERVERS = pytest.StashKey[dict[str, str]]()  # kind -> how it was found, or why it was not
 _WORKER_OUTPUT = "queuelib_servers"  # the same, handed from a pytest-xdist worker to its controller
+settings.register_profile("tests", settings(), deadline=None)  # how long an example takes is the scheduler's to say
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")
