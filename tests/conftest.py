@@ -72,7 +72,7 @@ def _leaves_no_orphans() -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let `scripts/run-tests` choose."""
+    """Let `tests/rounds.py` choose."""
     rounds = "those that bear company, or those marked `alone`; both unless told"
     parser.addoption("--round", choices=("together", "alone"), help=rounds)
 
