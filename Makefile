@@ -29,10 +29,10 @@ demo: $(VENV)/.science ## install what the demos need, then run both: no server,
 	$(BIN)/queuelib demo pi
 
 test: $(VENV)/.dev ## every test, on SQLite, Redis and RabbitMQ (containers, else local servers); PYTEST_ARGS=… for pytest, TEST_PROCESSES=…
-	VENV=$(VENV) QUEUELIB_TEST_REQUIRE=1 scripts/with-servers -- scripts/run-tests $(PYTEST_ARGS)
+	VENV=$(VENV) QUEUELIB_TEST_REQUIRE=1 scripts/with-servers -- $(BIN)/python tests/rounds.py $(PYTEST_ARGS)
 
 unit: $(VENV)/.dev ## the tests that need no server
-	VENV=$(VENV) scripts/run-tests tests/unit $(PYTEST_ARGS)
+	$(BIN)/python tests/rounds.py tests/unit $(PYTEST_ARGS)
 
 check: lint unit doctest ## format, lint, types, import layers, doctests, docs, unit tests
 

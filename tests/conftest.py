@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _SERVERS = pytest.StashKey[dict[str, str]]()  # kind -> how it was found, or why it was not
 _WORKER_OUTPUT = "queuelib_servers"  # the same, handed from a pytest-xdist worker to its controller
+settings.register_profile("tests", settings(), deadline=None)  # how long an example takes is the scheduler's to say
+settings.load_profile("tests")
 
 # How long an example takes says how busy the machine is: timings belong in benchmarks.
 settings.register_profile("untimed", settings(), deadline=None)
@@ -74,7 +76,7 @@ def _leaves_no_orphans() -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let `scripts/run-tests` choose."""
+    """Let `tests/rounds.py` choose."""
     rounds = "those that bear company, or those marked `alone`; both unless told"
     parser.addoption("--round", choices=("together", "alone"), help=rounds)
 

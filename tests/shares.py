@@ -1,7 +1,7 @@
 """How the processes of pytest-xdist share the tests: a file on one broker at a time, and what needs the machine alone.
 
-A test that is marked `alone` measures, or makes so much work that its neighbors would fail; `scripts/run-tests` runs
-these in a second round, one after another.
+A test that is marked `alone` measures, or makes so much work that its neighbors would fail; `tests/rounds.py` runs these
+in a second round, one after another.
 """
 
 from __future__ import annotations

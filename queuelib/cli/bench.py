@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from queuelib.settings import mask
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from queuelib.cli.figures import Figures
 
 __all__ = ["bench"]
@@ -99,6 +99,8 @@ def bench(
     if url and broker and url != broker:
         msg = "give the broker once: as URL or as --broker"
         raise click.UsageError(msg)
+    from rich.console import Console  # noqa: PLC0415 - 0.05 s, which a worker need not wait for
+
     from queuelib.cli.figures import Amounts, measure  # noqa: PLC0415
     from queuelib.workloads.noop import dispatcher  # noqa: PLC0415
 
@@ -128,6 +130,8 @@ def bench(
 
 
 def _table(title: str, figures: Figures) -> Table:
+    from rich.table import Table  # noqa: PLC0415
+
     table = Table("what", "figure", "", title=title)
     table.columns[1].justify = "right"
     for row in _ROWS:

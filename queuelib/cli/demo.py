@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from queuelib.dispatcher import Dispatcher
 from queuelib.errors import ConfigurationError
@@ -132,7 +130,6 @@ class Stage:
     seconds: float = 0.0
     serial_seconds: float = 0.0
     is_same: bool = False
-    _console: Console = field(default_factory=lambda: Console(stderr=True))
 
     def play(self, what: str, total: int, run: Callable[..., Any], *, names: tuple[str, ...] = ("",)) -> Any:
         """Run the workload on workers and then serially; return what the workers found."""
@@ -195,15 +192,18 @@ class Stage:
 
     @contextlib.contextmanager
     def _bar(self, label: str, what: str, total: int) -> Generator[_OnDone]:
+        from rich import progress as bars  # noqa: PLC0415 - 0.05 s, which a worker need not wait for
+        from rich.console import Console  # noqa: PLC0415
+
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[what]}, {task.fields[failed]} failed, {task.fields[rate]:.0f}/s"),
-            TimeRemainingColumn(),
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TextColumn("{task.fields[what]}, {task.fields[failed]} failed, {task.fields[rate]:.0f}/s"),
+            bars.TimeRemainingColumn(),
         )
         started = time.perf_counter()
-        with Progress(*columns, console=self._console, disable=self.as_json) as progress:
+        with bars.Progress(*columns, console=Console(stderr=True), disable=self.as_json) as progress:
             bar = progress.add_task(label, total=total, what=what, failed=0, rate=0.0)
 
             def on_done(done: int, failed: int) -> None:

@@ -8,9 +8,6 @@ import time
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from queuelib.cli.place import Place, place_options
 from queuelib.errors import BrokerUnavailable, ConfigurationError, QueuelibError, SubmitUnknown, UnknownJob
@@ -42,6 +39,10 @@ def list_items(*, as_json: bool, **where: Any) -> None:
     if not items:
         click.echo("nothing is set aside")
         return
+    from rich.console import Console  # noqa: PLC0415 - 0.05 s, which a worker need not wait for
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     table = Table("id", "color", "when", "reason")
     for item in items:
         table.add_row(*[Text(shown(text)) for text in (item.id, item.color, _when(item.at), item.reason)])

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,6 +20,9 @@ from queuelib.broker import open_lane, settings_for
 from queuelib.ids import new_bundle_id
 from queuelib.message import Outgoing
 from queuelib_sqlite.place import refuse_network_file_system
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SUBMIT = """
 import sys
@@ -107,19 +112,26 @@ def test_url_without_a_file(url: str) -> None:
         submit(url)
 
 
-def test_read_only_folder(tmp_path: Path) -> None:
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """Give a folder into which every user may look: pytest closes the one above its own to others, whenever it starts."""
+    with TemporaryDirectory() as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path
+
+
+def test_read_only_folder(open_path: Path) -> None:
     """A user who may not write gets an error that says so, within the deadline."""
-    folder = tmp_path / "theirs"
+    folder = open_path / "theirs"
     folder.mkdir(mode=0o755)
     code = _SUBMIT
     if os.getuid() == 0:
         # Everything is imported as root, by a first submit; then the process becomes a user who may only look.
         code = _SUBMIT.replace("accepted = 0", _BECOME_NOBODY)
-        for parent in (tmp_path, *tmp_path.parents[:3]):
-            parent.chmod(parent.stat().st_mode | 0o055)
     else:
         folder.chmod(0o555)
-    done = run(code, f"sqlite:///{folder}/jobs.db", "1", f"sqlite:///{tmp_path}/first.db")
+    done = run(code, f"sqlite:///{folder}/jobs.db", "1", f"sqlite:///{open_path}/first.db")
     assert done.startswith("ConfigurationError 0 "), done
     assert "writable" in done
 

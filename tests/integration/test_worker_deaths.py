@@ -22,6 +22,7 @@ pytestmark = pytest.mark.crash
 WAYS = ["kill", "exit", "os-exit", "segfault", "memory"]
 
 
+@pytest.mark.alone  # the second counts from one start to the next
 @pytest.mark.parametrize("how", WAYS)
 def test_job_of_a_dead_child_runs_again_and_its_neighbors_do_not(served: Lab, how: str) -> None:
     """However a child dies: the job it ran starts again within a second, and no other job starts twice."""

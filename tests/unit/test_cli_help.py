@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -39,3 +41,11 @@ def test_worker_without_a_module_says_what_to_name() -> None:
     result = CliRunner().invoke(cli, ["worker"], prog_name="queuelib")
     assert result.exit_code == 2
     assert "MODULE or FILE.py" in result.stderr
+
+
+def test_a_worker_starts_without_what_others_draw_with() -> None:
+    """Tables and bars are for those who look; importing them would be a tenth of its start."""
+    code = "import sys, queuelib.cli, queuelib.worker.daemon; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "queuelib.worker.daemon" in done.stdout.split()
+    assert "rich" not in done.stdout.split()

@@ -10,7 +10,7 @@ from itertools import count
 
 import pytest
 
-from tests import leaks, servers, shares
+from tests import leaks, rounds, servers, shares
 from tests.waiting import eventually
 
 SLEEPER = [sys.executable, "-c", "input()"]
@@ -112,3 +112,12 @@ def test_every_test_is_in_one_round(request: pytest.FixtureRequest) -> None:
     request.node.add_marker("alone")
     assert shares.of_round(items, "together") == ([], items)
     assert shares.of_round(items, "alone") == (items, [])
+
+
+@pytest.mark.parametrize(
+    ("together", "alone", "expected"),
+    [(0, 0, 0), (0, 5, 0), (5, 0, 0), (5, 5, 5), (1, 0, 1), (1, 5, 1), (0, 1, 1), (5, 1, 1), (3, 1, 3), (0, -9, -9)],
+)
+def test_one_round_that_fails_is_a_failure(together: int, alone: int, expected: int) -> None:
+    """Both are; one that found nothing to run is not, unless the other found nothing either."""
+    assert rounds.both(together, alone) == expected
