@@ -18,9 +18,9 @@ except ImportError as error:
     msg = "queuelib.joblib needs joblib: pip install 'queuelib-kombu[joblib]'"
     raise ImportError(msg) from error
 
-from queuelib.codec import check_array
 from queuelib.dispatcher import Dispatcher
 from queuelib.executor import Executor
+from queuelib.extensions import check_array
 from queuelib.handle import Shared
 
 if TYPE_CHECKING:

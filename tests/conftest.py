@@ -20,10 +20,6 @@ _WORKER_OUTPUT = "queuelib_servers"  # the same, handed from a pytest-xdist work
 settings.register_profile("tests", settings(), deadline=None)  # how long an example takes is the scheduler's to say
 settings.load_profile("tests")
 
-# How long an example takes says how busy the machine is: timings belong in benchmarks.
-settings.register_profile("untimed", settings(), deadline=None)
-settings.load_profile("untimed")
-
 
 @pytest.fixture(scope="session")
 def redis_url(request: pytest.FixtureRequest) -> Iterator[str]:
