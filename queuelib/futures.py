@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar, cast
 
 from queuelib.context import waiting
 from queuelib.errors import JobTimeout, QueuelibError
@@ -71,7 +71,7 @@ class Completed(Generic[R]):
         """Yield these jobs too, when they have ended."""
         self._follow_fork()
         by_watch: dict[Watch, list[Job[R]]] = {}
-        for job in list(jobs):  # before any is entered: what reads them may raise
+        for job in _jobs_of(jobs):  # before any is entered: what reads them may raise
             if job.key in self._open:
                 continue
             self._open[job.key] = job
@@ -319,7 +319,7 @@ class _Inbox:
 def gather(jobs: Iterable[Job[R]], timeout: float | None, *, bar: bool = False) -> list[R]:
     """Return the results in the order of the jobs; the first that did not end well raises."""
     end = None if timeout is None else time.monotonic() + timeout
-    waiting = list(jobs)
+    waiting = _jobs_of(jobs)
     if bar:
         _look_on(waiting, timeout)
     columns = _Columns()
@@ -329,6 +329,20 @@ def gather(jobs: Iterable[Job[R]], timeout: float | None, *, bar: bool = False) 
         for job, record in zip(window, _final_records(window, end), strict=True):
             values.append(columns.value(job, record))
     return values
+
+
+def _jobs_of(given: Iterable[Job[R]]) -> list[Job[R]]:
+    """Return jobs as a list.
+
+    Raises:
+        TypeError: Something else is among them.
+    """
+    jobs = list(given)
+    wrong = next((one for one in cast("list[object]", jobs) if not isinstance(one, Job)), None)
+    if wrong is not None:
+        msg = f"waiting is for jobs, as submit() returns them, and not for {wrong!r}"
+        raise TypeError(msg)
+    return jobs
 
 
 def _look_on(jobs: Sequence[Job[Any]], timeout: float | None) -> None:

@@ -7,6 +7,7 @@ waits in a queue of its own, and goes on once all of them are there; see queueli
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast, get_args, overload
@@ -234,7 +235,7 @@ def waits(value: object) -> bool:
 
 
 def refuse_hidden(name: str, values: Iterable[object]) -> None:
-    """Say what is wrong where an argument could not be encoded because a job or a signature lies too deep in it.
+    """Say what is wrong where an argument could not be encoded because a job or a signature lies too deep in it, or a future.
 
     Raises:
         ArgumentError: One does.
@@ -247,6 +248,9 @@ def refuse_hidden(name: str, values: Iterable[object]) -> None:
                 f"{name}: a {type(value).__name__} lies within an argument: a job or a signature stands for its result "
                 "as an argument itself, or in a list of nothing but jobs and signatures"
             )
+            raise ArgumentError(msg)
+        if isinstance(value, Future):
+            msg = f"{name}: a future is among the arguments: its `job` stands for the result of an executor's, else pass the result"
             raise ArgumentError(msg)
         if isinstance(value, list | tuple | set | frozenset | dict) and id(value) not in seen:
             seen.add(id(value))

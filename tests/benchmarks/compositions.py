@@ -1,15 +1,13 @@
 """How long compositions take, from `submit()` to `result()`: medians and the longest, in seconds.
 
-    python tests/benchmarks/compositions.py URL MEMBERS ROUNDS
-
 A chord of so many jobs that do nothing, with its callback; the same joined in steps; a chain of a hundredth of them.
 """
 
 from __future__ import annotations
 
+import argparse
 import secrets
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
@@ -42,13 +40,18 @@ def timed(make: Callable[[], Signature[int]], rounds: int) -> list[float]:
 
 def main() -> None:
     """Print a line for each kind."""
-    url, members, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url", help="of the broker")
+    parser.add_argument("--members", type=int, default=10_000, help="of each chord (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="of each kind (default: %(default)s)")
+    given = parser.parse_args()
+    members, rounds = given.members, given.rounds
     kinds: dict[str, Callable[[], Signature[int]]] = {
         f"chord of {members:,}": lambda: chord(group(map(same.s, range(members))), total.s()),
         f"chord of {members:,}, joined in steps": lambda: chord(map(same.s, range(members)), same.s(), reduce=total),
         f"chain of {members // 100:,}": lambda: chain(same.s(1), *(same.s() for _ in range(members // 100 - 1))),
     }
-    dispatcher.configure(broker=url, namespace=f"compose{secrets.token_hex(4)}")
+    dispatcher.configure(broker=given.url, namespace=f"compose{secrets.token_hex(4)}")
     with dispatcher.workers(processes=2):
         dispatcher.gather(
             same.submit_many([(i,) for i in range(2000)]), timeout=60

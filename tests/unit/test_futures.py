@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import threading
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from queuelib.outcome import CANCELLED, FAILED, QUARANTINED, SUCCEEDED, Record
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 WITHIN = 10.0
 
@@ -284,6 +285,21 @@ def test_gather_takes_jobs_of_several_dispatchers(place: Place, other: Place) ->
     assert place.dispatcher.gather(iter([*jobs, jobs[0]]), timeout=WITHIN) == [1, 2] * 300 + [1]
     assert asyncio.run(place.dispatcher.agather(iter([*jobs, jobs[0]]), timeout=WITHIN)) == [1, 2] * 300 + [1]
     assert place.dispatcher.gather([]) == asyncio.run(place.dispatcher.agather([])) == []
+
+
+def test_only_jobs_are_waited_for(place: Place) -> None:
+    """A signature that nobody has submitted, a future or a single job is named, and nothing is watched."""
+    waits: list[Callable[[Any], object]] = [
+        place.dispatcher.gather,
+        place.dispatcher.wait,
+        place.dispatcher.as_completed,
+        lambda jobs: asyncio.run(place.dispatcher.agather(jobs)),
+    ]
+    (job,) = place.submit(1)
+    for wait in waits:
+        with pytest.raises(TypeError, match="jobs, as submit.* returns them, and not for .*Future"):
+            wait([job, Future()])
+    assert len(place.dispatcher.outcomes.watch) == 0
 
 
 def test_agather_raises_the_first_failure_in_order(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -249,6 +250,8 @@ def test_jobs_within_an_argument_are_named(it: Desk) -> None:
             it.total.submit(wrong)
         with pytest.raises(ArgumentError, match="add: .* lies within an argument"):
             it.add.s(one, wrong).submit()
+    with pytest.raises(ArgumentError, match="total: a future is among the arguments: its `job`"):
+        it.total.submit([Future()])
     with pytest.raises(EncodeError, match="cannot encode"):
         it.total.submit([object()])
 
