@@ -417,6 +417,12 @@ def nap_green(path: str, label: str, seconds: float) -> str:
     return mark_for(path, label, seconds)
 
 
+@dispatcher.task(color="red")
+def nap_red(path: str, label: str, seconds: float) -> str:
+    """Do what `mark_for` does, in red."""
+    return mark_for(path, label, seconds)
+
+
 class Unspeakable(Exception):
     """An exception that cannot say what it is."""
 
