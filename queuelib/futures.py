@@ -340,7 +340,7 @@ def _jobs_of(given: Iterable[Job[R]]) -> list[Job[R]]:
     jobs = list(given)
     wrong = next((one for one in cast("list[object]", jobs) if not isinstance(one, Job)), None)
     if wrong is not None:
-        msg = f"waiting is for jobs, as submit() returns them, and not for {wrong!r}"
+        msg = f"waiting is for jobs, as submit() returns them, and not for a {type(wrong).__name__}"
         raise TypeError(msg)
     return jobs
 

@@ -297,7 +297,7 @@ def test_only_jobs_are_waited_for(place: Place) -> None:
     ]
     (job,) = place.submit(1)
     for wait in waits:
-        with pytest.raises(TypeError, match="jobs, as submit.* returns them, and not for .*Future"):
+        with pytest.raises(TypeError, match="jobs, as submit.* returns them, and not for a Future$"):
             wait([job, Future()])
     assert len(place.dispatcher.outcomes.watch) == 0
 
